@@ -1,0 +1,302 @@
+"""The recipe: what a YAML file and `--set` may say, checked before anything is written.
+
+One frozen pydantic model a stage, and each stage receives only its own. A field's description is its documentation:
+`pipeline init` prints it, and a test holds that every field has one and is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError, nearest
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Epochs = Annotated[int, Field(ge=0, le=100_000)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, no silent conversions, no NaN and no infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
+
+
+class SplitConfig(Section):
+    """How images are dealt out to train, validation and test."""
+
+    seed: int = Field(0, ge=0, description="which split; the training seed does not move images between splits")
+    validation: Fraction = Field(0.15, gt=0, description="share of each class that chooses epochs and settings")
+    test: Fraction = Field(0.15, gt=0, description="share of each class that is looked at once, by evaluate")
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave a share for train")
+        return self
+
+
+class IngestConfig(Section):
+    """Section `ingest`: where the images come from and how they are split."""
+
+    data: str | None = Field(None, description="a folder with one sub-folder a class, or sample:digits; --data sets it")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="ignored where the folder has its own splits")
+    on_bad: Literal["quarantine", "stop"] = Field(
+        "quarantine", description="an unreadable image is listed and left out, or ends the run"
+    )
+
+
+class AugmentConfig(Section):
+    """Section `augment`: random changes to training images."""
+
+    views: int = Field(1, ge=0, le=1000, description="augmented views kept of each training image in features: bank")
+    seed: int = Field(0, ge=0, description="which augmented views")
+    transforms: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(
+        (), description="e.g. [{rotate: {degrees: 10}}, flip_left_right]; the README lists them"
+    )
+
+
+class HeadConfig(Section):
+    """What stands on the backbone; null takes the backbone's own usual head."""
+
+    pooling: Literal["avg", "max", "flatten"] | None = Field(None, description="avg | max | flatten")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(
+        None, description="units of dense ReLU layers before the logits, e.g. [256]"
+    )
+    dropout: Fraction | None = Field(None, description="dropped share of the pooled feature, in [0, 1)")
+
+
+class ModelConfig(Section):
+    """Section `model`: backbone, weights, input and head."""
+
+    backbone: str = Field("efficientnet_lite0", description="`pipeline models` lists them")
+    weights: str = Field("imagenet", description="imagenet | none | a file (.h5, .weights.h5, .keras)")
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="one side, or [height, width], in pixels; null takes the backbone's default"
+    )
+    batch_norm: Literal["frozen", "trained"] | None = Field(
+        None, description="statistics of unfrozen BatchNorm layers; null: trained with weights none, else frozen"
+    )
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="of training; evaluation and export are float32"
+    )
+    head: HeadConfig = Field(default_factory=HeadConfig, description="null fields take the backbone's usual head")
+
+
+class HeadPhaseConfig(Section):
+    """The first phase: the backbone frozen, the head trained."""
+
+    epochs: Epochs = Field(60, description="0 skips the phase")
+    learning_rate: LearningRate = Field(0.003, description="peak, after warm-up; then cosine decay to 0")
+    warmup_epochs: float = Field(1, ge=0, description="epochs of linear rise from 0")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled (AdamW)")
+
+
+class FineTuneConfig(Section):
+    """The second phase: the layers above the cut are trained too."""
+
+    epochs: Epochs = Field(0, description="0 skips the phase")
+    from_: str | float = Field(
+        0.5,
+        alias="from",
+        description="last frozen layer or block (block5, mixed8), a fraction of the backbone, or input: nothing frozen",
+    )
+    learning_rate: LearningRate = Field(0.0003, description="of the head, at its peak")
+    rate_at_cut: float = Field(
+        0.1, gt=0, le=1, description="rate of the lowest trained layer as a share of the head's; geometric in between"
+    )
+    warmup_epochs: float = Field(1, ge=0, description="epochs of linear rise from 0")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled (AdamW)")
+
+
+class TrainConfig(Section):
+    """Section `train`: how the weights are found."""
+
+    batch_size: int = Field(32, ge=1, le=65536, description="images a step")
+    features: Literal["bank", "live"] = Field(
+        "bank", description="head phase: compute the frozen network once per image and view, or anew every epoch"
+    )
+    class_weights: Literal["balanced", "none"] = Field(
+        "balanced", description="balanced: rare classes weigh more in the loss"
+    )
+    label_smoothing: Fraction = Field(0.0, description="share of the target spread over all classes")
+    mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup, 0 is off")
+    cutmix: float = Field(0.0, ge=0, le=10, description="alpha of cutmix, 0 is off; needs features: live")
+    ema: Fraction = Field(0.0, description="momentum of the moving average of the weights, 0 is off")
+    patience: Epochs = Field(10, description="epochs without a better validation loss before a phase ends; 0: never")
+    strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
+    head: HeadPhaseConfig = Field(default_factory=HeadPhaseConfig, description="first phase")
+    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig, description="second phase")
+
+    @model_validator(mode="after")
+    def _cutmix_needs_pixels(self) -> TrainConfig:
+        if self.cutmix and self.features == "bank" and self.head.epochs:
+            raise ValueError("cutmix cuts pixels, which a bank of features no longer has; set train.features=live")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Section `evaluate`: what is measured on the test split."""
+
+    top_k: int = Field(5, ge=2, le=1000, description="a hit among the k likeliest; capped below the number of classes")
+
+
+class ExportConfig(Section):
+    """Section `export`: what leaves the project."""
+
+    logged_model: bool = Field(True, description="also put the export into MLflow as a LoggedModel")
+
+
+class Config(Section):
+    """A whole recipe. The defaults are the photo recipe: a pretrained backbone, frozen, and a new head."""
+
+    task: str = Field("classification", description="what is learnt")
+    seed: int = Field(0, ge=0, description="of training: initial weights, order, dropout; not of splits")
+    experiment: str | None = Field(None, min_length=1, description="MLflow experiment; null is the recipe's file name")
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="where the images come from")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="random changes to training images")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="backbone, weights, input and head")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how the weights are found")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="what is measured")
+    export: ExportConfig = Field(default_factory=ExportConfig, description="what leaves the project")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a recipe needs it: `1e-3` is a number, and a date is only text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Returns the plain value that YAML text stands for.
+
+    Raises:
+        ConfigError: The text is not YAML, or carries tags of Python objects; `where` names its origin.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{where} is not valid YAML: {problem}") from error
+
+
+def load_config(path: Path | None, settings: Iterable[str] = ()) -> Config:
+    """Returns the recipe in `path` (the defaults without one) with `KEY=VALUE` settings laid over it.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or a value is not allowed; one line that names it.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise ConfigError(f"config {path} cannot be read: {reason}; `pipeline init {path}` writes one") from error
+        tree = parse_yaml(text, f"config {path}") or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path} must be a mapping of sections, found {type(tree).__name__}")
+    return build_config(override(tree, settings))
+
+
+def override(tree: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Returns a copy of a nested mapping with `a.b.c=value` settings applied; the value is read as YAML.
+
+    Raises:
+        ConfigError: A setting has no `=`, or its path runs through something that is not a section.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting!r} has no '='; write KEY=VALUE, for example train.head.epochs=20")
+        *sections, last = key.split(".")
+        place: Any = result
+        for name in sections:
+            if place.get(name) is None:
+                place[name] = {}
+            place = place[name]
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {key}: {name!r} is not a section, so it has no {last!r}")
+        place[last] = parse_yaml(text, f"--set {key}")
+    return result
+
+
+def build_config(tree: Mapping[str, Any]) -> Config:
+    """Returns the recipe that a nested mapping describes.
+
+    Raises:
+        ConfigError: A key or a value is not allowed; the message names the first one and counts the others.
+    """
+    try:
+        # Through JSON, so that strict types still take YAML's lists for tuples.
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(_explain(problems[0]) + more) from error
+
+
+_BRANCHES = ("str", "int", "float", "constrained-int", "constrained-float")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    # Branches of a union stand in the location too ("str", "tuple[...]"); only the keys are the user's words.
+    location = [str(part) for part in problem["loc"] if isinstance(part, int) or part not in _BRANCHES]
+    location = [part for part in location if "[" not in part]
+    if problem["type"] == "extra_forbidden":
+        parent, name = location[:-1], location[-1]
+        return f"unknown key {'.'.join(location)!r}: {nearest(name, _keys(parent))}"
+    key = ".".join(location) or "the config"
+    found = repr(problem["input"])
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}, found {found if len(found) <= 60 else found[:57] + '...'}"
+
+
+def _keys(path: Iterable[str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for name in path:
+        inner = section.model_fields[name].annotation if name in section.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        section = inner
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def dump_yaml(config: Config) -> str:
+    """Returns the resolved recipe as YAML; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
+
+
+def commented_yaml(config: Config) -> str:
+    """Returns the recipe as YAML with each field's description as a comment behind it."""
+    return "\n".join(_commented(config, indent=0)) + "\n"
+
+
+def _commented(section: BaseModel, indent: int) -> list[str]:
+    lines: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        key = " " * indent + (field.alias or name) + ":"
+        if isinstance(value, BaseModel):
+            lines += ["", f"{key}  # {field.description}"] if indent == 0 else [f"{key}  # {field.description}"]
+            lines += _commented(value, indent + 2)
+        else:
+            plain = json.dumps(section.model_dump(mode="json")[field.alias or name], ensure_ascii=False)
+            lines.append(f"{key + ' ' + plain.strip(chr(34)):<32}  # {field.description}")
+    return lines

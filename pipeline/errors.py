@@ -1,0 +1,63 @@
+"""The errors a user can meet, and nothing else.
+
+::
+
+    PipelineError              exit code 1, shown as one line
+    ├── ConfigError            a key, a value or a recipe that cannot be
+    ├── DataError              the images, their folders, their labels
+    ├── ModelError             a backbone, its weights, its sizes
+    ├── StageOrderError        a stage whose input has not been made yet
+    ├── ExportError            a model that could not be exported or loaded
+    └── TrackingError          the MLflow store
+
+A message is one line and says what was found, what is allowed and what to do. Only the command line catches these; a
+programmer's mistake stays a `ValueError` or `TypeError` and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PipelineError(Exception):
+    """Base of everything the command line turns into one line and exit code 1."""
+
+
+class ConfigError(PipelineError):
+    """A recipe, a key or a value that cannot be used."""
+
+
+class DataError(PipelineError):
+    """Images, folders or labels that cannot be used."""
+
+
+class ModelError(PipelineError):
+    """A backbone, its weights or its sizes that cannot be used."""
+
+
+class StageOrderError(PipelineError):
+    """A stage was asked for before the stage that makes its input."""
+
+
+class ExportError(PipelineError):
+    """A model that could not be exported, or an export that could not be loaded."""
+
+
+class TrackingError(PipelineError):
+    """The MLflow store could not be opened or written."""
+
+
+def nearest(found: str, allowed: Iterable[str]) -> str:
+    """Returns a clause with the likeliest spelling, else the whole list, to close a message with.
+
+    >>> nearest("inception_v4", ["inception_v3", "vgg16"])
+    "did you mean 'inception_v3'?"
+    >>> nearest("zzz", ["vgg16", "vgg19"])
+    'allowed: vgg16, vgg19'
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(found, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"allowed: {', '.join(names)}"

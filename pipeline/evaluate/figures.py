@@ -1,0 +1,77 @@
+"""The pictures of a run, drawn with matplotlib's object interface: no global state, no window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.files import atomic_path
+
+#: Okabe and Ito's colours, told apart by the colour-blind too.
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#666666"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, atomically."""
+    with atomic_path(path) as draft:
+        figure.savefig(draft, dpi=130, bbox_inches="tight", facecolor="white")
+
+
+def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -> Figure:
+    """Returns the confusion matrix: color is the share of the true class, the numbers are images.
+
+    Numbers stand in the cells up to 30 classes; up to 60 every class is named, beyond that some are.
+    """
+    count = len(labels)
+    side = min(3.2 + 0.42 * count, 16)
+    figure = Figure(figsize=(side + 1, side))
+    axes = figure.add_subplot()
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if count <= 30:
+        for (row, column), images in np.ndenumerate(confusion):
+            if images:
+                ink = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(images), ha="center", va="center", color=ink, fontsize=8 if count > 12 else 9)
+    shown = range(0, count, 1 if count <= 60 else -(-count // 40))
+    names = [_short(labels[place]) for place in shown]
+    size = 9 if count <= 30 else 7
+    axes.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+    axes.set_yticks(shown, names, fontsize=size)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, loc="left", fontsize=11, wrap=True)
+    figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
+    return figure
+
+
+def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Returns loss and accuracy over the epochs of both phases, train and validation."""
+    figure = Figure(figsize=(9, 3.4))
+    epochs = [row["epoch"] + 1 for row in history]
+    boundary = next((row["epoch"] + 0.5 for row in history if row["phase"] != history[0]["phase"]), None)
+    best = min(history, key=lambda row: row["validation/loss"])
+    for place, (metric, name) in enumerate([("loss", "loss"), ("top_1", "accuracy (top-1)")], start=1):
+        axes = figure.add_subplot(1, 2, place)
+        for split, color in (("train", _ORANGE), ("validation", _BLUE)):
+            axes.plot(epochs, [row[f"{split}/{metric}"] for row in history], color=color, label=split, marker=".", ms=3)
+        axes.plot(best["epoch"] + 1, best[f"validation/{metric}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
+        if boundary:
+            axes.axvline(boundary, color=_GRAY, lw=0.8, ls=":")
+            axes.annotate(" fine-tune", (boundary, 0.97), xycoords=("data", "axes fraction"), color=_GRAY, fontsize=8)
+        axes.set_xlabel("epoch")
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else label[:23] + "…"

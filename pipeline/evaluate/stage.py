@@ -1,0 +1,34 @@
+"""The stage evaluate: one forward pass for each test image, and what follows from it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from pipeline.augment.policy import Policy
+from pipeline.config import EvaluateConfig
+from pipeline.ingest.manifest import Manifest
+from pipeline.progress import Progress
+from pipeline.tasks.base import Evaluation, Task
+from pipeline.train.bank import extract
+from pipeline.train.dataset import Images, InputSpec
+
+
+def evaluate(
+    model: keras.Model, task: Task, manifest: Manifest, config: EvaluateConfig, *, batch_size: int, progress: Progress
+) -> Evaluation:
+    """Returns the evaluation of a network (raw pixels -> logits) on the manifest's test split."""
+    test = manifest.split("test")
+    logits = predict_logits(model, test, batch_size=batch_size, progress=progress)
+    images = {name: test.column(name) for name in ("id", "path", "label")}
+    train_labels = manifest.split("train").column("label")
+    return task.evaluate(task.probabilities(logits), images, train_labels, manifest.classes, config)
+
+
+def predict_logits(model: keras.Model, manifest: Manifest, *, batch_size: int, progress: Progress) -> np.ndarray:
+    """Returns the logits of every image of the manifest as it is, `(N, C)` float32, in the manifest's order."""
+    height, width, channels = model.input_shape[1:]
+    nothing = np.zeros((len(manifest), 0), np.float32)
+    images = Images(manifest.column("path"), np.zeros(len(manifest), np.int64), nothing, nothing[:0])
+    spec = InputSpec((height, width), channels)
+    return extract(model, images, spec, Policy(), [0], batch_size, progress, "evaluate").values[0]

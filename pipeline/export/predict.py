@@ -1,0 +1,177 @@
+"""Predictions from an export alone: nothing of the run, the recipe or the Keras model is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DataError, ExportError
+from pipeline.export.savedmodel import BYTES
+from pipeline.files import atomic_path
+from pipeline.images.headers import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one file; `error` is set, and the rest empty, where it could not be read."""
+
+    path: str
+    label: str
+    probability: float | None
+    probabilities: Mapping[str, float]
+    error: str | None = None
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """Returns the k likeliest labels with their probabilities, the likeliest first."""
+        return sorted(self.probabilities.items(), key=lambda item: -item[1])[:k]
+
+    def document(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object, in the form `predict --json` promises."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": dict(self.probabilities),
+            "error": self.error,
+        }
+
+
+class Predictor:
+    """An exported model, loaded.
+
+    Raises:
+        ExportError: The folder holds no export.
+    """
+
+    def __init__(self, export_dir: Path) -> None:
+        import tensorflow as tf
+
+        if not (export_dir / "saved_model.pb").is_file():
+            raise ExportError(f"{export_dir} holds no saved_model.pb; name an export folder such as runs/NAME/export")
+        try:
+            self._model = tf.saved_model.load(str(export_dir))
+            self._signature = self._model.signatures["serving_default"]
+            self.labels = tuple((export_dir / "labels.txt").read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(f"{export_dir} cannot be loaded ({reason}); run the stage export again") from error
+
+    def predict(self, paths: Sequence[Path], batch_size: int = 16) -> Iterator[Prediction]:
+        """Yields a prediction for each file, in order; a bad file does not fail its neighbours."""
+        for start in range(0, len(paths), batch_size):
+            yield from self._predict_batch(paths[start : start + batch_size])
+
+    def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
+        """Returns `(B, C)` float32 for encoded images; raises TensorFlow's error if one of them is bad."""
+        import tensorflow as tf
+
+        return np.asarray(self._signature(**{BYTES: tf.constant(list(contents))})["probabilities"])
+
+    def _predict_batch(self, paths: Sequence[Path]) -> list[Prediction]:
+        import tensorflow as tf
+
+        contents: list[bytes | str] = [_read(path) for path in paths]
+        readable = [place for place, content in enumerate(contents) if isinstance(content, bytes)]
+        try:
+            rows = dict(zip(readable, self.probabilities([contents[place] for place in readable]), strict=True))  # type: ignore[misc]
+        except tf.errors.OpError as error:
+            if len(paths) > 1:  # find out which
+                return [self._predict_batch([path])[0] for path in paths]
+            contents, rows = [f"cannot be decoded: {_first_line(error)}"], {}
+        return [
+            self._answer(path, content, rows.get(place))
+            for place, (path, content) in enumerate(zip(paths, contents, strict=True))
+        ]
+
+    def _answer(self, path: Path, content: bytes | str, row: np.ndarray | None) -> Prediction:
+        if row is None:
+            return Prediction(str(path), "", None, {}, str(content))
+        best = int(row.argmax())
+        probabilities = dict(zip(self.labels, map(float, row), strict=True))
+        return Prediction(str(path), self.labels[best], float(row[best]), probabilities)
+
+
+def collect_images(paths: Sequence[Path]) -> list[Path]:
+    """Returns the files named, and the image files below the folders named, in order.
+
+    Raises:
+        DataError: A path does not exist, or no image is left.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"no file or folder {path}; name images, or folders that hold some")
+    if not found:
+        raise DataError(f"no image files in {', '.join(map(str, paths))}; endings looked for: {', '.join(SUFFIXES)}")
+    return found
+
+
+def check_output(path: Path) -> None:
+    """Looks whether predictions can be written to a file of this name.
+
+    Raises:
+        DataError: The ending is of no known format, or the folder does not exist.
+    """
+    if path.suffix not in _WRITERS:
+        raise DataError(f"-o {path}: the ending says the format; allowed: {', '.join(_WRITERS)}")
+    if not path.parent.is_dir():
+        raise DataError(f"-o {path}: there is no folder {path.parent}")
+
+
+def write_predictions(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
+    """Writes predictions as CSV or Parquet (a column `p:<class>` a class) or as JSON lines, atomically."""
+    with atomic_path(path) as draft:
+        _WRITERS[path.suffix](predictions, labels, draft)
+
+
+def _write_jsonl(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
+    lines = (json.dumps(prediction.document(), ensure_ascii=False) for prediction in predictions)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_csv(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
+    import pyarrow.csv
+
+    pyarrow.csv.write_csv(_table(predictions, labels), path)
+
+
+def _write_parquet(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(_table(predictions, labels), path)
+
+
+def _table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {
+        name: [getattr(prediction, name) for prediction in predictions]
+        for name in ("path", "label", "probability", "error")
+    }
+    for label in labels:
+        columns[f"p:{label}"] = [prediction.probabilities.get(label) for prediction in predictions]
+    return pa.table(columns)
+
+
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+
+
+def _read(path: Path) -> bytes | str:
+    try:
+        return path.read_bytes() or "the file is empty"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _first_line(error: Exception) -> str:
+    text: Any = getattr(error, "message", None) or str(error)
+    return " ".join(str(text).splitlines()[0].split())[:160]

@@ -1,0 +1,61 @@
+"""The loader that travels inside a logged MLflow model: an exported SavedModel behind MLflow's pyfunc interface.
+
+MLflow copies this one file next to the SavedModel and imports it by its bare name where the model is loaded. That
+machine need not have `transfer-pipeline`, so nothing of this package is imported, and no pickle is involved.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BATCH_SIZE = 32  # bounds the memory that decoded images take, however long the table is
+
+
+class ImageClassifier:
+    """A SavedModel's `serving_default` signature as a function from table to table."""
+
+    def __init__(self, saved_model: Any) -> None:
+        """Takes what `tf.saved_model.load` returned."""
+        # Kept beside its signature, which does not keep it alive: without it the variables are gone at the first call.
+        self._saved_model = saved_model
+        self._serve = saved_model.signatures["serving_default"]
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Returns one row per image: `label`, `class_id`, `probability` of that class, `probabilities` of all.
+
+        Args:
+            model_input: Its column `image` holds one encoded image per row, as bytes or as a base64 string.
+            params: Part of MLflow's interface; this model has none.
+        """
+        images = [base64.b64decode(image) if isinstance(image, str) else image for image in model_input["image"]]
+        # At least one batch, so that an empty table comes back with its columns.
+        starts = range(0, max(len(images), 1), BATCH_SIZE)
+        answers = pd.concat([self._predict_batch(images[start : start + BATCH_SIZE]) for start in starts])
+        return answers.set_axis(model_input.index)
+
+    def _predict_batch(self, images: list[bytes]) -> pd.DataFrame:
+        """Returns the rows of one batch of at most `BATCH_SIZE` images."""
+        import tensorflow as tf
+
+        outputs = self._serve(image_bytes=tf.constant(images, tf.string, shape=(len(images),)))
+        probabilities = outputs["probabilities"].numpy().astype(np.float64)  # (B, C) in [0, 1]
+        class_ids = outputs["class_id"].numpy()  # (B,)
+        return pd.DataFrame(
+            {
+                "label": [label.decode() for label in outputs["label"].numpy()],
+                "class_id": class_ids,
+                "probability": probabilities[np.arange(len(images)), class_ids],
+                "probabilities": probabilities.tolist(),
+            }
+        )
+
+
+def _load_pyfunc(data_path: str) -> ImageClassifier:
+    """Returns the classifier over the SavedModel in `data_path`; MLflow calls it by this name."""
+    import tensorflow as tf
+
+    return ImageClassifier(tf.saved_model.load(data_path))

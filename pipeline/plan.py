@@ -1,0 +1,192 @@
+"""Which run, which recipe, which stages: decided and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, build_config, load_config, override, parse_yaml
+from pipeline.errors import ConfigError, StageOrderError
+from pipeline.files import text_digest
+from pipeline.workdir import STAGES, RunDir, check_known, check_order, find_run, list_runs
+
+#: The recipe when none is named: of a user's own folder, and of the sample without one.
+PHOTOS, DEFAULT = Path("configs/photos.yaml"), Path("configs/default.yaml")
+
+#: The stage that a part of the recipe belongs to; once that has run, the part is fixed.
+STAGE_OF = {
+    "task": "ingest", "experiment": "ingest", "ingest": "ingest", "augment": "augment", "model": "build",
+    "seed": "train", "train": "train", "evaluate": "evaluate", "export": "export",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller said: the options of `pipeline run`."""
+
+    config: Path | None = None
+    data: str | None = None
+    name: str | None = None
+    settings: tuple[str, ...] = ()
+    resume: bool = False
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        kind: "new", "joined" or "resumed".
+        config: The resolved recipe.
+        recipe: The recipe's file, None for the built-in defaults.
+        run: The run to go on in, None for a new one.
+        name: The new run's name, None for the next free number.
+        stages: To run, in order.
+        fingerprints: Of each part of the recipe's file, to see later what was edited.
+    """
+
+    kind: str
+    config: Config
+    recipe: Path | None
+    run: RunDir | None
+    name: str | None
+    stages: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+
+    @property
+    def stem(self) -> str:
+        """The recipe's name: of the experiment, unless the recipe names another, and of runs."""
+        return self.recipe.stem if self.recipe else "photos"
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment."""
+        return self.config.experiment or self.stem
+
+    def lines(self) -> list[str]:
+        """Returns the plan in words, for `--dry-run`."""
+        where = f"run {self.run.name}" if self.run else f"new run {self.name or self.stem + '-<n>'}"
+        model, train = self.config.model, self.config.train
+        return [
+            f"{self.kind}: {where}, experiment {self.experiment}",
+            f"recipe:  {self.recipe or 'built-in defaults'}",
+            f"data:    {self.config.ingest.data}",
+            f"model:   {model.backbone}, weights {model.weights}",
+            f"train:   head {train.head.epochs} epochs ({train.features}), "
+            f"fine-tune {train.fine_tune.epochs} epochs from {train.fine_tune.from_}",
+            f"stages:  {' -> '.join(self.stages)}",
+        ]
+
+
+def plan_run(request: Request, runs: Path) -> Plan:
+    """Returns the plan for a request.
+
+    Raises:
+        ConfigError: The recipe, a setting or the name cannot be used.
+        StageOrderError: A stage would not find its input.
+    """
+    check_known(request.stages)
+    stages = tuple(stage for stage in STAGES if stage in (request.stages or STAGES))
+    if request.resume:
+        return _resumed(request, runs)
+    if "ingest" in stages:
+        return _new(request, runs, stages)
+    return _joined(request, runs, stages)
+
+
+def _new(request: Request, runs: Path, stages: tuple[str, ...]) -> Plan:
+    recipe = request.config or _default_recipe(request.data)
+    config = load_config(recipe, _settings(request))
+    if request.name is not None:
+        _check_name(request.name, runs)
+    check_order(stages, None)
+    return Plan("new", config, recipe, None, request.name, stages, _fingerprints(recipe))
+
+
+def _joined(request: Request, runs: Path, stages: tuple[str, ...]) -> Plan:
+    run = find_run(runs, request.name) if request.name else _newest(runs, request.config, unfinished=False)
+    if run is None:
+        of = f" of {request.config}" if request.config else ""
+        raise StageOrderError(f"{stages[0]} joins a run, and there is none{of} in {runs}; run: pipeline run ingest ...")
+    check_order(stages, run)
+    return _going_on("joined", request, run, stages)
+
+
+def _resumed(request: Request, runs: Path) -> Plan:
+    run = find_run(runs, request.name) if request.name else _newest(runs, request.config, unfinished=True)
+    if run is None:
+        raise ConfigError(f"nothing to resume: no unfinished run in {runs}; `pipeline runs` lists them all")
+    wanted = request.stages or STAGES
+    stages = tuple(stage for stage in run.unfinished() if stage in wanted)
+    if not stages:
+        raise ConfigError(f"nothing to resume: run {run.name!r} has finished its stages")
+    check_order(stages, run)
+    return _going_on("resumed", request, run, stages)
+
+
+def _going_on(kind: str, request: Request, run: RunDir, stages: tuple[str, ...]) -> Plan:
+    state = run.load_state()
+    stored = parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
+    recipe = Path(state["recipe"]) if state["recipe"] else None
+    fingerprints = state["fingerprints"]
+    tree = dict(stored)
+    if request.config:
+        edited, fingerprints = _edited(request.config, fingerprints)
+        tree |= edited
+    config = build_config(override(tree, _settings(request)))
+    _check_unchanged(build_config(stored), config, run)
+    return Plan(kind, config, recipe, run, run.name, stages, fingerprints)
+
+
+def _edited(recipe: Path, before: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """Returns the parts of a recipe that were edited since its run began, resolved, and the new fingerprints."""
+    now = _fingerprints(recipe)
+    resolved = load_config(recipe).model_dump(mode="json")
+    return {part: resolved[part] for part in STAGE_OF if now.get(part) != before.get(part)}, now
+
+
+def _check_unchanged(stored: Config, config: Config, run: RunDir) -> None:
+    for part, stage in STAGE_OF.items():
+        if getattr(stored, part) != getattr(config, part) and run.stage_state(stage) is not None:
+            raise ConfigError(
+                f"{part}: stage {stage} has run in {run.name!r} with other values; "
+                "start a new run for these (name the stage ingest, or no stage)"
+            )
+
+
+def _newest(runs: Path, recipe: Path | None, unfinished: bool) -> RunDir | None:
+    for run in list_runs(runs):
+        same = recipe is None or run.load_state()["recipe"] == str(recipe)
+        if same and not (unfinished and not run.unfinished()):
+            return run
+    return None
+
+
+def _settings(request: Request) -> list[str]:
+    data = [f"ingest.data={request.data!r}"] if request.data is not None else []
+    return [*request.settings, *data]
+
+
+def _default_recipe(data: str | None) -> Path | None:
+    if data is not None:
+        return PHOTOS if PHOTOS.exists() else None  # the built-in defaults are the photo recipe
+    if DEFAULT.exists():
+        return DEFAULT
+    raise ConfigError(f"no {DEFAULT} here; name a folder of images with --data, or a recipe with -c")
+
+
+def _check_name(name: str, runs: Path) -> None:
+    if name != Path(name).name or name.startswith(".") or not name:
+        raise ConfigError(f"--name {name!r} must be a plain folder name, without '/' and no leading dot")
+    if (runs / name).exists():
+        raise ConfigError(f"run {name!r} exists in {runs}; choose another --name, or name a later stage to join it")
+
+
+def _fingerprints(recipe: Path | None) -> dict[str, str]:
+    if recipe is None:
+        return {}
+    tree = parse_yaml(recipe.read_text(encoding="utf-8"), str(recipe)) or {}
+    return {part: text_digest(repr(value)) for part, value in tree.items()}

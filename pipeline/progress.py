@@ -1,0 +1,39 @@
+"""How a stage tells how far it is, without knowing who looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """One thing that is being counted."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Counts `steps` more as done; `note` stands beside the bar from now on."""
+
+
+class Progress(Protocol):
+    """Where stages report. `pipeline.cli` shows it in the terminal; tests and the Python API stay silent."""
+
+    def bar(self, title: str, total: int) -> AbstractContextManager[Bar]:
+        """Returns a context that shows one bar while it is open."""
+
+    def say(self, line: str) -> None:
+        """Shows one line that stays."""
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Yields a bar that ignores what it is told."""
+        yield self
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Does nothing."""
+
+    def say(self, line: str) -> None:
+        """Does nothing."""

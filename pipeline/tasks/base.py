@@ -1,0 +1,80 @@
+"""The Task protocol: everything that depends on what is learnt, in one object.
+
+Stages receive a task as an argument and never ask which one it is. TensorFlow is not loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipeline.config import EvaluateConfig, HeadConfig
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from pipeline.models.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on the test split.
+
+    Attributes:
+        metrics: Flat names as they are logged, `test/top_1` and so on.
+        labels: The classes, in the order of every array below.
+        tables: Named tables, each a mapping of column to values, for what has no single number.
+        document: What `evaluation.json` holds beside metrics and labels.
+        predictions: The columns of `predictions.parquet`.
+        headline: The result in one line, the baseline beside it.
+    """
+
+    metrics: Mapping[str, float]
+    labels: tuple[str, ...]
+    tables: Mapping[str, Mapping[str, Sequence[Any]]]
+    document: Mapping[str, Any]
+    predictions: Mapping[str, Sequence[Any]]
+    headline: str
+
+
+class Task(Protocol):
+    """One kind of learning problem."""
+
+    name: str
+
+    def encode_targets(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+        """Returns what the loss compares with, `(N, ...)` float32."""
+
+    def target_weights(self, targets: np.ndarray, scheme: str) -> np.ndarray:
+        """Returns the loss weight of each class, `(C,)` float32, of mean 1 over the training images."""
+
+    def build_head(
+        self, features: tuple[int | None, ...], num_classes: int, config: HeadConfig, row: Backbone, seed: int
+    ) -> tuple[keras.Model, keras.Model]:
+        """Returns (neck, classifier): backbone features -> what is kept of a frozen backbone -> logits, float32."""
+
+    def loss(self, label_smoothing: float) -> keras.losses.Loss:
+        """Returns the training loss, on logits."""
+
+    def training_metrics(self) -> list[keras.metrics.Metric]:
+        """Returns what is counted while training; `top_1` becomes `train/top_1` and `validation/top_1`."""
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Returns calibrated-scale probabilities of logits, same shape, float64."""
+
+    def evaluate(
+        self, probabilities: np.ndarray, images: Mapping[str, Sequence[str]], train_labels: Sequence[str],
+        classes: tuple[str, ...], config: EvaluateConfig,
+    ) -> Evaluation:  # fmt: skip
+        """Returns the evaluation of predictions for the test images (columns id, path, label)."""
+
+    def save_figures(self, evaluation: Evaluation, folder: Path) -> list[Path]:
+        """Writes the pictures of an evaluation and returns their files."""
+
+    def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:
+        """Returns the named outputs of the exported model."""

@@ -1,0 +1,1 @@
+"""Train: the head on frozen features, then the layers above a cut."""
