@@ -39,7 +39,9 @@ class _Group(click.Group):
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Returns the command of a name; a misspelt one is a usage error that offers the nearest."""
         from pipeline.errors import nearest
 
@@ -64,7 +66,9 @@ def cli() -> None:
 @click.option("-c", "--config", type=PATH, help="Recipe (YAML). `pipeline init` writes one.")
 @click.option("--data", metavar="SOURCE", help="Folder with a sub-folder a class, or sample:digits.")
 @click.option("--name", help="Name of a new run, or of the run to join or resume.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one setting, e.g. train.head.epochs=20.")
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one setting, e.g. train.head.epochs=20."
+)
 @click.option("--resume", is_flag=True, help="Go on with the newest unfinished run, or --name.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 def run(**options: Any) -> None:
@@ -108,7 +112,7 @@ def _run(
     for line in plan.lines():
         progress.say(line)
     preflight(plan, root)
-    with quiet_tensorflow(), _terminable():
+    with quiet_tensorflow(), _Terminable():
         result = execute(plan, root, progress, MlflowTracker(root))
     _summarise(result)
 
@@ -117,7 +121,7 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, on its way up like Ctrl-C."""
 
 
-class _terminable:  # noqa: N801
+class _Terminable:
     """Turns SIGTERM into an interrupt for the block, and interrupts into their exit codes."""
 
     def __enter__(self) -> None:

@@ -49,7 +49,7 @@ class IngestConfig(Section):
     """Section `ingest`: where the images come from and how they are split."""
 
     data: str | None = Field(None, description="a folder with one sub-folder a class, or sample:digits; --data sets it")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="ignored where the folder has its own splits")
+    split: SplitConfig = Field(SplitConfig(), description="ignored where the folder has its own splits")
     on_bad: Literal["quarantine", "stop"] = Field(
         "quarantine", description="an unreadable image is listed and left out, or ends the run"
     )
@@ -89,7 +89,7 @@ class ModelConfig(Section):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="of training; evaluation and export are float32"
     )
-    head: HeadConfig = Field(default_factory=HeadConfig, description="null fields take the backbone's usual head")
+    head: HeadConfig = Field(HeadConfig(), description="null fields take the backbone's usual head")
 
 
 class HeadPhaseConfig(Section):
@@ -134,8 +134,8 @@ class TrainConfig(Section):
     ema: Fraction = Field(0.0, description="momentum of the moving average of the weights, 0 is off")
     patience: Epochs = Field(10, description="epochs without a better validation loss before a phase ends; 0: never")
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
-    head: HeadPhaseConfig = Field(default_factory=HeadPhaseConfig, description="first phase")
-    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig, description="second phase")
+    head: HeadPhaseConfig = Field(HeadPhaseConfig(), description="first phase")
+    fine_tune: FineTuneConfig = Field(FineTuneConfig(), description="second phase")
 
     @model_validator(mode="after")
     def _cutmix_needs_pixels(self) -> TrainConfig:
@@ -162,12 +162,12 @@ class Config(Section):
     task: str = Field("classification", description="what is learnt")
     seed: int = Field(0, ge=0, description="of training: initial weights, order, dropout; not of splits")
     experiment: str | None = Field(None, min_length=1, description="MLflow experiment; null is the recipe's file name")
-    ingest: IngestConfig = Field(default_factory=IngestConfig, description="where the images come from")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="random changes to training images")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="backbone, weights, input and head")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="how the weights are found")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="what is measured")
-    export: ExportConfig = Field(default_factory=ExportConfig, description="what leaves the project")
+    ingest: IngestConfig = Field(IngestConfig(), description="where the images come from")
+    augment: AugmentConfig = Field(AugmentConfig(), description="random changes to training images")
+    model: ModelConfig = Field(ModelConfig(), description="backbone, weights, input and head")
+    train: TrainConfig = Field(TrainConfig(), description="how the weights are found")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="what is measured")
+    export: ExportConfig = Field(ExportConfig(), description="what leaves the project")
 
 
 class _Loader(yaml.SafeLoader):
@@ -178,7 +178,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def parse_yaml(text: str, where: str) -> Any:

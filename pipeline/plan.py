@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import Config, build_config, load_config, override, parse_yaml
 from pipeline.errors import ConfigError, StageOrderError
 from pipeline.files import text_digest
-from pipeline.workdir import STAGES, RunDir, check_known, check_order, find_run, list_runs
+from pipeline.workdir import STAGES, RunDir, check_known, check_order, find_run, list_runs, name_taken
 
 #: The recipe when none is named: of a user's own folder, and of the sample without one.
 PHOTOS, DEFAULT = Path("configs/photos.yaml"), Path("configs/default.yaml")
@@ -182,7 +182,7 @@ def _check_name(name: str, runs: Path) -> None:
     if name != Path(name).name or name.startswith(".") or not name:
         raise ConfigError(f"--name {name!r} must be a plain folder name, without '/' and no leading dot")
     if (runs / name).exists():
-        raise ConfigError(f"run {name!r} exists in {runs}; choose another --name, or name a later stage to join it")
+        raise name_taken(name, runs)
 
 
 def _fingerprints(recipe: Path | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, dump_yaml
-from pipeline.errors import ModelError, PipelineError
+from pipeline.errors import ModelError
 from pipeline.files import atomic_path, read_json, write_json, write_text
 from pipeline.ingest import check_source, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
@@ -177,12 +177,13 @@ class _Conductor:
         save_manifest(found.manifest, self.run.manifest)
         write_json(self.run.file("ingest.json"), found.summary())
         quarantine = self.run.file("quarantine.csv")
-        _write_csv(quarantine, [{"path": str(bad.item.path), "reason": bad.reason} for bad in found.rejected], ["path", "reason"])
+        rejected = [{"path": str(bad.item.path), "reason": bad.reason} for bad in found.rejected]
+        _write_csv(quarantine, rejected, ["path", "reason"])
         sizes = {split: sum(counts.values()) for split, counts in found.manifest.counts().items()}
-        self.tracker.log_dataset(name=Path(found.source).name, digest=found.manifest.digest, source=found.source, counts=sizes)
-        self.tracker.set_tags({"dataset": found.manifest.digest[:12]})
-        for artifact in (self.run.manifest, self.run.file("ingest.json"), quarantine):
-            self.tracker.log_artifact(artifact)
+        digest = found.manifest.digest
+        self.tracker.log_dataset(name=Path(found.source).name, digest=digest, source=found.source, counts=sizes)
+        self.tracker.set_tags({"dataset": digest[:12]})
+        self._log(self.run.manifest, self.run.file("ingest.json"), quarantine)
         self.progress.say(
             f"{len(found.manifest)} images in {len(found.manifest.classes)} classes: "
             + ", ".join(f"{count} {split}" for split, count in sizes.items())
@@ -203,8 +204,7 @@ class _Conductor:
         picture = self.run.file("augment.png")
         save_preview(images, titles, policy, picture, seed=self.config.augment.seed)
         write_json(self.run.file("augment.json"), {"transforms": policy.describe(), "digest": policy.digest})
-        for artifact in (picture, self.run.file("augment.json")):
-            self.tracker.log_artifact(artifact)
+        self._log(picture, self.run.file("augment.json"))
 
     def build(self) -> None:
         """Classes -> model.json; what cannot be built fails here, before anything is trained."""
@@ -213,7 +213,7 @@ class _Conductor:
         if self.config.train.fine_tune.epochs:
             network.cut(self.config.train.fine_tune.from_)
         write_json(self.run.file("model.json"), network.describe())
-        self.tracker.log_artifact(self.run.file("model.json"))
+        self._log(self.run.file("model.json"))
         self.tracker.log_metrics({"parameters": network.full.count_params()})
 
     def train(self) -> None:
@@ -221,14 +221,15 @@ class _Conductor:
         from pipeline.evaluate.figures import history_figure, save_figure
         from pipeline.train.fit import EpochRow, strategy_scope, train
 
-        self.tracker.log_params({"seed": self.config.seed, "train": self.config.train.model_dump(mode="json", by_alias=True)})
+        self.tracker.log_params({"seed": self.config.seed, "train": self.config.train.model_dump(mode="json")})
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
         with strategy_scope(self.config.train.strategy):
             network = self._network(manifest, precision)
 
         def on_epoch(row: EpochRow) -> None:
-            self.tracker.log_metrics({k: float(v) for k, v in row.items() if k not in ("epoch", "phase")}, int(row["epoch"]))
+            metrics = {name: float(value) for name, value in row.items() if name not in ("epoch", "phase")}
+            self.tracker.log_metrics(metrics, int(row["epoch"]))
 
         outcome = train(
             network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
@@ -241,8 +242,7 @@ class _Conductor:
             network.full.save(draft)
         _write_csv(self.run.history, list(outcome.history), list(outcome.history[0]))
         save_figure(history_figure(outcome.history), self.run.file("history.png"))
-        for artifact in (self.run.history, self.run.file("history.png")):
-            self.tracker.log_artifact(artifact)
+        self._log(self.run.history, self.run.file("history.png"))
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
 
     def evaluate(self) -> None:
@@ -267,8 +267,7 @@ class _Conductor:
         }  # fmt: skip
         write_json(self.run.evaluation, document)
         figures = task.save_figures(found, self.run.path)
-        for artifact in (self.run.predictions, self.run.evaluation, *figures):
-            self.tracker.log_artifact(artifact)
+        self._log(self.run.predictions, self.run.evaluation, *figures)
         for name, table in found.tables.items():
             self.tracker.log_table(name, table)
         self.tracker.log_metrics(found.metrics)
@@ -282,10 +281,14 @@ class _Conductor:
         self.tracker.log_params({"export": self.config.export.model_dump(mode="json")})
         manifest = load_manifest(self.run.manifest)
         export_savedmodel(self._trained(), self._task(), manifest.classes, self.run.export)
-        self.tracker.log_artifact(self.run.export)
+        self._log(self.run.export)
         if self.config.export.logged_model:
             example = Path(manifest.split("test").column("path")[0]).read_bytes()
             self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
+
+    def _log(self, *artifacts: Path) -> None:
+        for path in artifacts:
+            self.tracker.log_artifact(path)
 
     def _task(self) -> Task:
         return load_task(self.config.task)

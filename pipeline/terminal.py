@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class TerminalProgress:
@@ -23,10 +23,15 @@ class TerminalProgress:
     def bar(self, title: str, total: int) -> Iterator[_Bar]:
         """Yields one bar; it stays on screen, complete or where it stopped."""
         columns = (
-            TextColumn("{task.description:<22}"), BarColumn(32), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console) as progress:
+            rich_progress.TextColumn("{task.description:<22}"),
+            rich_progress.BarColumn(32),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("left"),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+        )
+        with rich_progress.Progress(*columns, console=self.console) as progress:
             yield _Bar(progress, progress.add_task(title, total=total, note=""))
 
     def say(self, line: str) -> None:
@@ -35,12 +40,13 @@ class TerminalProgress:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, progress: rich_progress.Progress, task: rich_progress.TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        fields = {"note": note} if note else {}
-        self._progress.update(self._task, advance=steps, **fields)
+        self._progress.advance(self._task, steps)
+        if note:
+            self._progress.update(self._task, note=note)
 
 
 @contextmanager

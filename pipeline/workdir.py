@@ -120,11 +120,16 @@ def claim_run(runs: Path, name: str | None, stem: str, state: dict[str, Any]) ->
         else:
             run = _claim_next(runs, stem)
     except FileExistsError:
-        raise ConfigError(f"run {name!r} exists in {runs}; choose another --name, or name a later stage to join it") from None
+        raise name_taken(name or stem, runs) from None
     except OSError as error:
         raise ConfigError(f"{runs} cannot be written: {error.strerror}; check permissions and space") from error
     write_json(run.path / "run.json", {"name": run.name, "created": time.time(), "stages": {}, **state})
     return run
+
+
+def name_taken(name: str, runs: Path) -> ConfigError:
+    """Returns the error for a new run whose name an older one has."""
+    return ConfigError(f"run {name!r} exists in {runs}; choose another --name, or name a later stage to join it")
 
 
 def _claim_next(runs: Path, stem: str) -> RunDir:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import atomic_path
 
@@ -37,7 +38,7 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
         for (row, column), images in np.ndenumerate(confusion):
             if images:
                 ink = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(images), ha="center", va="center", color=ink, fontsize=8 if count > 12 else 9)
+                axes.text(column, row, str(images), ha="center", va="center", color=ink, fontsize=8)
     shown = range(0, count, 1 if count <= 60 else -(-count // 40))
     names = [_short(labels[place]) for place in shown]
     size = 9 if count <= 30 else 7
@@ -67,7 +68,7 @@ def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_title(name, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
@@ -55,7 +55,7 @@ def check_image(path: Path) -> Header:
             image.load()  # verify() would let a truncated JPEG through
     except Image.DecompressionBombError as error:
         raise DataError(f"over {PIXEL_LIMIT:,} pixels; scale the image down") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DataError(f"named {path.suffix} but holds no image that can be recognised") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's plug-ins raise on damaged data
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -55,7 +55,8 @@ def ingest(config: IngestConfig, data_dir: Path, progress: Progress) -> IngestRe
         first = bad[0]
         raise DataError(f"{first.item.path}: {first.reason} ({len(bad)} bad in all; ingest.on_bad=quarantine goes on)")
     if not good:
-        raise DataError(f"none of the {len(bad)} image files in {root} can be read; the first, {bad[0].item.id}: {bad[0].reason}")
+        first = bad[0]
+        raise DataError(f"none of the {len(bad)} images in {root} can be read; {first.item.id}: {first.reason}")
     clusters = [image.sha256 for image in good]
     labels = [image.item.label for image in good]
     if any(image.item.split for image in good):

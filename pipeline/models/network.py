@@ -21,6 +21,22 @@ from pipeline.tasks.base import Task
 FEATURES = "features"
 
 
+class InferenceMode(keras.layers.Layer):
+    """Calls a network in inference mode whatever the mode around it: BatchNorm keeps its statistics, dropout is off.
+
+    Its weights can be trained all the same. `network(x, training=False)` would not do: Keras 3 writes the mode of an
+    outer model over the one given where the graph was built, so `fit` would train the statistics.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        super().__init__(name=f"{network.name}_inference")
+        self.network = network
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the network's answer."""
+        return self.network(inputs, training=False)
+
+
 @dataclass(frozen=True)
 class Cut:
     """A network in two parts that share its layers: `top(trunk(pixels))` equals the whole.
@@ -80,30 +96,31 @@ class Network:
         pixels = keras.Input(self.full.input_shape[1:])
         scaled = self.scaling(pixels)
         if name == FEATURES:
-            feature = self.pooling(self.backbone(scaled, training=False))
+            feature = self.pooling(self.backbone(scaled))
             below, cut, top = [self.backbone], feature, self.classifier
         else:
             lower, upper = self._part_backbone(name)
-            cut = lower(scaled, training=False) if lower else scaled
+            cut = lower(scaled) if lower else scaled
             below = [lower] if lower else []
             features = keras.Input(cut.shape[1:], dtype=cut.dtype)
-            above = upper(features, training=self._training)
+            above = self._as_trained(upper)(features) if upper else features
             top = keras.Model(features, self.classifier(self.pooling(above)), name="top")
-        self.full.trainable = True
+        _set_trainable(self.full, True)
         for part in below:
-            part.trainable = False
+            _set_trainable(part, False)
         return Cut(name, keras.Model(pixels, cut, name="trunk"), top)
 
-    def _part_backbone(self, name: str) -> tuple[keras.Model | None, keras.Model]:
+    def _part_backbone(self, name: str) -> tuple[keras.Model | None, keras.Model | None]:
+        """Returns the backbone below and above a layer; None where nothing is left on a side."""
         if name == INPUT:
             return None, self.backbone
         tensor = self.backbone.get_layer(name).output
-        return keras.Model(self.backbone.inputs, tensor), keras.Model(tensor, self.backbone.outputs)
+        if tensor is self.backbone.output:
+            return self.backbone, None
+        return keras.Model(self.backbone.input, tensor), keras.Model(tensor, self.backbone.output)
 
-    @property
-    def _training(self) -> bool | None:
-        # None leaves the choice to fit and predict; False keeps BatchNorm in inference mode even where it is trained.
-        return False if self.batch_norm == "frozen" else None
+    def _as_trained(self, upper: keras.Model) -> keras.layers.Layer:
+        return InferenceMode(upper) if self.batch_norm == "frozen" else upper
 
     def describe(self) -> dict[str, Any]:
         """Returns what `model.json` holds: input contract, parameters, cut points and a summary."""
@@ -127,6 +144,12 @@ class Network:
         }
 
 
+def _set_trainable(model: keras.Model, value: bool) -> None:
+    """Sets the flag layer by layer: on a model that has the value already, Keras would not pass it on to its layers."""
+    for layer in model._flatten_layers():
+        layer.trainable = value
+
+
 def build_network(
     config: ModelConfig, task: Task, num_classes: int, *, seed: int, weights: Path | None, precision: str = "float32"
 ) -> Network:
@@ -144,8 +167,7 @@ def build_network(
         pixels = keras.Input(backbone.input_shape[1:], dtype="float32", name="pixels")
         scaling = keras.Model(pixels, build_scaling(row)(pixels), name="scaling")
         pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
-        features = backbone(scaling(pixels), training=False if batch_norm == "frozen" else None)
-        full = keras.Model(pixels, classifier(pooling(features)), name=row.name)
+        full = keras.Model(pixels, classifier(pooling(backbone(scaling(pixels)))), name=row.name)
     return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, digest)
 
 

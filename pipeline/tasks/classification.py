@@ -75,7 +75,8 @@ class Classification:
         """Writes `confusion_matrix.png` and returns the files written."""
         path = folder / "confusion_matrix.png"
         confusion = np.array(evaluation.document["confusion_matrix"])
-        save_figure(confusion_figure(confusion, evaluation.labels, _confusion_title(confusion, evaluation.labels)), path)
+        title = _confusion_title(confusion, evaluation.labels)
+        save_figure(confusion_figure(confusion, evaluation.labels, title), path)
         return [path]
 
     def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:

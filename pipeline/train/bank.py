@@ -86,7 +86,5 @@ def feature_batches(features: Features, *, seed: int, epochs: range, batch_size:
                 rows = order[start : start + batch_size]
                 yield flat[view[rows] * count + rows], targets[rows], weights[rows]
 
-    signature = tuple(
-        tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in (flat, targets, weights)
-    )
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in (flat, targets, weights))
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)

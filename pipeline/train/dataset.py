@@ -60,7 +60,9 @@ def view_seeds(seeds: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
 
 def epoch_order(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """Returns a permutation of `range(count)` as int64, a pure function of (seed, epoch)."""
-    return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=(seed, tf.cast(epoch, tf.int64)))
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(count, dtype=tf.int64), seed=(seed, tf.cast(epoch, tf.int64))
+    )
 
 
 def view_batches(images: Images, spec: InputSpec, policy: Policy, view: int, batch_size: int) -> tf.data.Dataset:

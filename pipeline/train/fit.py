@@ -15,7 +15,7 @@ import tensorflow as tf
 from pipeline.augment.policy import Policy
 from pipeline.config import AugmentConfig, FineTuneConfig, HeadPhaseConfig, TrainConfig
 from pipeline.ingest.manifest import Manifest
-from pipeline.models.network import FEATURES, Cut, Network
+from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress
 from pipeline.tasks.base import Task
 from pipeline.train.bank import extract, feature_batches
@@ -164,7 +164,7 @@ class _Trainer:
 
     def _join(self, cut: Cut) -> keras.Model:
         pixels = keras.Input(cut.trunk.input_shape[1:])
-        return keras.Model(pixels, cut.top(cut.trunk(pixels, training=False)), name="live")
+        return keras.Model(pixels, cut.top(InferenceMode(cut.trunk)(pixels)), name="live")
 
     def _fit(
         self, name: str, model: keras.Model, batches: tf.data.Dataset, validation: tf.data.Dataset,

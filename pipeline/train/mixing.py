@@ -23,7 +23,7 @@ def mix_batches(batches: tf.data.Dataset, *, mixup: float, cutmix: float, seed: 
         return batches
 
     def mix(number: tf.Tensor, batch: Batch) -> Batch:
-        key = tf.stack([tf.constant(seed, tf.int64), number])
+        key = tf.stack([tf.constant(seed, tf.int64), number])  # each draw adds a constant of its own to `number`
         return tf.switch_case(
             tf.cast(number % len(kinds), tf.int32), [lambda kind=kind: kind(batch, key) for kind in kinds]
         )
@@ -47,7 +47,7 @@ def _cutmix(batch: Batch, alpha: float, seed: tf.Tensor) -> Batch:
     partner = _partners(pixels, seed)
     count, height, width = tf.shape(pixels)[0], tf.shape(pixels)[1], tf.shape(pixels)[2]
     side = tf.sqrt(1 - _beta(alpha, [count], seed))  # (B,) of the box, as a share of the image's
-    centre = tf.random.stateless_uniform([2, count], seed + [0, 2**40])  # (2, B)
+    centre = tf.random.stateless_uniform([2, count], seed + tf.constant([0, 2**40], tf.int64))  # (2, B)
 
     def inside(length: tf.Tensor, middle: tf.Tensor) -> tf.Tensor:  # (B, length) bool
         where = (tf.range(length, dtype=tf.float32) + 0.5) / tf.cast(length, tf.float32)
@@ -69,6 +69,6 @@ def _partners(inputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 def _beta(alpha: float, shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns samples of Beta(alpha, alpha), made from two gamma variates."""
-    first = tf.random.stateless_gamma(shape, seed + [0, 2**41], alpha)
-    second = tf.random.stateless_gamma(shape, seed + [0, 2**42], alpha)
+    first = tf.random.stateless_gamma(shape, seed + tf.constant([0, 2**41], tf.int64), alpha)
+    second = tf.random.stateless_gamma(shape, seed + tf.constant([0, 2**42], tf.int64), alpha)
     return first / (first + second)

@@ -56,7 +56,9 @@ def _schedule(phase: HeadPhaseConfig | FineTuneConfig, steps_per_epoch: int) -> 
     )
 
 
-def rate_multipliers(model: keras.Model, trained_backbone: Sequence[keras.layers.Layer], rate_at_cut: float) -> list[float]:
+def rate_multipliers(
+    model: keras.Model, trained_backbone: Sequence[keras.layers.Layer], rate_at_cut: float
+) -> list[float]:
     """Returns a factor for each trainable variable of `model`, in its order.
 
     The head has 1; the trained layers of the backbone rise geometrically from `rate_at_cut` at the cut towards 1

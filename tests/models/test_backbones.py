@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import inspect
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ def each(rows: list[Backbone]) -> list[Any]:
 
 def keras_function(row: Backbone) -> Any:
     return getattr(keras.applications, row.builder.partition(":")[2])
+
+
+@pytest.fixture(autouse=True)
+def _forget_large_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if request.node.get_closest_marker("slow"):
+        keras.utils.clear_session()
+        gc.collect()
 
 
 def test_the_table_loads_without_tensorflow() -> None:

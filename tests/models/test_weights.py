@@ -146,11 +146,23 @@ def test_a_damaged_file_is_fetched_anew(cache: Path, answering: Callable[[bytes]
     assert path.read_bytes() == CONTENT
 
 
-def test_a_download_cut_short_leaves_nothing(cache: Path, answering: Callable[[bytes], list[str]]) -> None:
-    answering(CONTENT[:9])
-    with pytest.raises(ModelError, match="another digest"):
-        locate_weights(published(), "imagenet")
+@pytest.mark.parametrize(
+    ("row", "content"),
+    [(published(), CONTENT[:9]), (published(digest=None), b"<!doctype html><title>Sign in</title>")],
+    ids=["cut short", "a page, no digest"],
+)
+def test_what_is_not_the_published_file_leaves_nothing(
+    row: Backbone, content: bytes, cache: Path, answering: Callable[[bytes], list[str]]
+) -> None:
+    answering(content)
+    with pytest.raises(ModelError, match="not the published file"):
+        locate_weights(row, "imagenet")
     assert list(cache.iterdir()) == []
+
+
+def test_without_a_published_digest_an_hdf5_file_is_taken(answering: Callable[[bytes], list[str]]) -> None:
+    answering(module.HDF5_SIGNATURE + CONTENT)
+    assert locate_weights(published(digest=None), "imagenet") is not None
 
 
 def test_a_failing_download_names_file_and_way_out(cache: Path) -> None:

@@ -1,0 +1,208 @@
+"""`MlflowTracker`: a run in an MLflow store. mlflow is imported inside functions, since that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.logged_model import save_pyfunc
+from pipeline.tracking.port import Status, cut, flatten
+from pipeline.tracking.store import impatient, is_sqlite, silence, store_errors, store_lock, store_uri
+
+_REASON_TAG = "reason"
+_DESCRIPTION_TAG = "mlflow.note.content"  # what the UI shows as the run's description
+
+# MLflow's limits, in characters (mlflow/utils/validation.py). Beyond the first it cuts without a mark, beyond the
+# second it fails.
+_MAX_TAG_LENGTH = 8_000
+_MAX_DIGEST_LENGTH = 36
+
+
+class MlflowTracker:
+    """A tracker that writes one run to an MLflow store, by explicit run id.
+
+    MLflow's fluent interface (`mlflow.start_run` and the like) is not used: it would leave an active run and a changed
+    tracking URI behind in the process. Every failure of the store is a `TrackingError`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Takes the project folder; its `mlflow.db` and `mlruns/` are used unless `MLFLOW_TRACKING_URI` is set."""
+        self._root = root.resolve()
+        self._uri = store_uri(self._root)
+        self._client: Any = None
+        self._run_id = ""
+
+    def start(
+        self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> str | None:
+        """Returns the run's id. Neither the name nor the experiment of a run that is gone on with changes."""
+        with self._errors(f"open run {run_name!r}"), impatient():
+            self._client, experiment_id = self._open(experiment)
+            if run_id is None:
+                self._run_id = self._create_run(experiment_id, run_name, tags or {})
+            else:
+                self._run_id = run_id
+                self._go_on()
+                self.set_tags(tags or {})
+        return self._run_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Records flattened parameters."""
+        from mlflow.entities import Param
+
+        with self._errors("record parameters"):
+            entries = [Param(key, value) for key, value in flatten(params).items()]
+            self._client.log_batch(self._run_id, params=entries, synchronous=True)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Records metrics; without a step MLflow files them under step 0."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000  # MLflow counts in milliseconds
+        with self._errors("record metrics"):
+            entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+            self._client.log_batch(self._run_id, metrics=entries, synchronous=True)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copies the file or directory to the artifact store."""
+        with self._errors(f"store {path.name}"):
+            self._client.log_artifact(self._run_id, str(path), folder)
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """Stores the table in the form that MLflow's UI shows, and `MlflowClient.load_table` reads, as a table.
+
+        `MlflowClient.log_table` itself would append to the table of an earlier evaluation.
+        """
+        import pandas as pd
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+        file = f"tables/{name}.json"
+        entry = {"path": file, "type": "table"}
+        with self._errors(f"store table {name!r}"):
+            text = pd.DataFrame(dict(columns)).to_json(orient="split", index=False)
+            self._client.log_text(self._run_id, text, file)
+            listed = json.loads(self._tag(MLFLOW_LOGGED_ARTIFACTS) or "[]")
+            if entry not in listed:
+                self._client.set_tag(self._run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
+
+    def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
+        """Records the dataset as a training input; MLflow's own digest column holds the first 36 characters."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:_MAX_DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"num_rows": sum(counts.values()), **counts, "digest": digest}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        with self._errors(f"record dataset {name!r}"):
+            self._client.log_inputs(self._run_id, [DatasetInput(dataset, tags)])
+
+    def log_model(self, export_dir: Path, *, labels: Sequence[str], example: bytes) -> str | None:
+        """Returns the id of a model that `mlflow.pyfunc.load_model("models:/<id>")` loads without this package."""
+        from mlflow.entities import LoggedModelOutput
+
+        with self._errors("log the model"):
+            run = self._client.get_run(self._run_id)
+            logged = self._client.create_logged_model(
+                run.info.experiment_id, name="model", source_run_id=self._run_id, params=run.data.params
+            )
+            status = "FAILED"
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    save_pyfunc(Path(folder) / "model", export_dir, logged, labels, example)
+                    self._client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+                self._client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])
+                self._attach_test_metrics(run, logged.model_id)
+                status = "READY"
+            finally:
+                self._client.finalize_logged_model(logged.model_id, status)
+        return str(logged.model_id)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags, values cut at MLflow's limit."""
+        from mlflow.entities import RunTag
+
+        with self._errors("set tags"):
+            entries = [RunTag(key, cut(value, _MAX_TAG_LENGTH)) for key, value in tags.items()]
+            self._client.log_batch(self._run_id, tags=entries, synchronous=True)
+
+    def set_description(self, text: str) -> None:
+        """Sets the description that the UI shows."""
+        self.set_tags({_DESCRIPTION_TAG: text})
+
+    def finish(self, status: Status, reason: str | None = None) -> None:
+        """Ends the run."""
+        with self._errors("close the run"):
+            if reason is not None:
+                description = _reason_paragraph(status, reason) + (self._tag(_DESCRIPTION_TAG) or "")
+                self.set_tags({_REASON_TAG: reason, _DESCRIPTION_TAG: description})
+            self._client.set_terminated(self._run_id, status)
+
+    def _open(self, experiment: str) -> tuple[Any, str]:
+        """Returns a client and the experiment's id, both made on first use."""
+        from mlflow import MlflowClient
+
+        silence()
+        # The client's constructor creates or migrates the database, and processes that do so at once corrupt it.
+        with store_lock(self._uri):
+            client = MlflowClient(self._uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                location = self._artifact_location(experiment)
+                return client, client.create_experiment(experiment, artifact_location=location)
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the experiment {experiment!r} was deleted in MLflow; rename the config file, or bring it back: "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
+        return client, found.experiment_id
+
+    def _artifact_location(self, experiment: str) -> str | None:
+        """Returns a URI below the project's `mlruns/`; None leaves the choice to a server."""
+        return (self._root / "mlruns" / experiment).as_uri() if is_sqlite(self._uri) else None
+
+    def _create_run(self, experiment_id: str, run_name: str, tags: Mapping[str, str]) -> str:
+        """Returns the id of a new run, tagged with user, command and git commit as MLflow's own runs are."""
+        from mlflow.tracking.context.registry import resolve_tags
+
+        run = self._client.create_run(experiment_id, tags=resolve_tags(dict(tags)), run_name=run_name)
+        return str(run.info.run_id)
+
+    def _go_on(self) -> None:
+        """Sets the run running again and takes back why it ended."""
+        run = self._client.get_run(self._run_id)
+        self._client.update_run(self._run_id, status="RUNNING")
+        reason = run.data.tags.get(_REASON_TAG)
+        if reason is not None:
+            description = run.data.tags.get(_DESCRIPTION_TAG, "")
+            self.set_description(description.removeprefix(_reason_paragraph(run.info.status, reason)))
+            self._client.delete_tag(self._run_id, _REASON_TAG)
+
+    def _attach_test_metrics(self, run: Any, model_id: str) -> None:
+        """Records the run's test metrics on the model too, since the UI's list of models shows only a model's own."""
+        from mlflow.entities import Metric
+
+        names = [name for name in run.data.metrics if name.startswith("test/")]
+        latest = [self._client.get_metric_history(self._run_id, name)[-1] for name in names]
+        entries = [Metric(last.key, last.value, last.timestamp, last.step, model_id=model_id) for last in latest]
+        self._client.log_batch(self._run_id, metrics=entries, synchronous=True)
+
+    def _tag(self, key: str) -> str | None:
+        return self._client.get_run(self._run_id).data.tags.get(key)
+
+    def _errors(self, action: str) -> AbstractContextManager[None]:
+        return store_errors(action, self._uri)
+
+
+def _reason_paragraph(status: str, reason: str) -> str:
+    """Returns the paragraph that heads the description of a run that did not finish."""
+    return f"**{status}**: {reason}\n\n"

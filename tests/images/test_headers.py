@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import DataError
+from pipeline.images.headers import GRAPH_READS, PIXEL_LIMIT, SUFFIXES, Header, check_image
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+
+
+def encoded(format: str, mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    NOISE.convert(mode).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Returns a PNG that ends after a header which claims a size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0")
+    parts = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, data))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, bytes], Path]:
+    def write(name: str, content: bytes) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        check_image(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("format", "mode"), sorted(GRAPH_READS))
+def test_what_the_graph_reads_is_accepted(format: str, mode: str, write: Callable[..., Path]) -> None:
+    suffix = next(suffix for suffix, promised in SUFFIXES.items() if promised == format)
+    path = write(f"image{suffix.upper()}", encoded(format, mode))
+    assert check_image(path) == Header(format, mode, 40, 30)
+
+
+def test_a_phones_several_pictures_in_one_jpeg_are_a_jpeg(write: Callable[..., Path]) -> None:
+    content = encoded("MPO", save_all=True, append_images=[NOISE.rotate(90)])
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "MPO"
+    assert check_image(write("phone.jpg", content)) == Header("JPEG", "RGB", 40, 30)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.99])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_a_truncated_file_is_refused(format: str, share: float, write: Callable[..., Path]) -> None:
+    content = encoded(format)
+    path = write(f"cut.{format.lower()}", content[: int(len(content) * share)])
+    assert refusal(path).startswith(("cannot be decoded: ", "named "))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jpg", b"", "the file is empty"),
+        ("noise.png", bytes(range(256)), "named .png but holds no image that can be recognised"),
+        ("page.jpg", b"<!DOCTYPE html><html>404</html>", "named .jpg but holds no image that can be recognised"),
+        ("other.jpg", encoded("PNG"), "named .jpg but holds PNG; give it its own ending or take it out"),
+        ("other.png", encoded("JPEG"), "named .png but holds JPEG; give it its own ending or take it out"),
+        ("scan.tiff", encoded("TIFF"), "TIFF of mode RGB: convert it to an RGB or RGBA PNG"),
+        ("print.tif", encoded("TIFF", "CMYK"), "TIFF of mode CMYK: convert it to an RGB or RGBA PNG"),
+        ("depth.png", encoded("PNG", "I;16"), "PNG of mode I;16: convert it to an RGB or RGBA PNG"),
+        (
+            "logo.gif",
+            encoded("GIF", "P", transparency=3),
+            "GIF of mode P with a transparent colour: convert it to an RGB or RGBA PNG",
+        ),
+        (
+            "key.png",
+            encoded("PNG", "RGB", transparency=(1, 2, 3)),
+            "PNG of mode RGB with a transparent colour: convert it to an RGB or RGBA PNG",
+        ),
+    ],
+)
+def test_a_refusal_says_what_was_found(name: str, content: bytes, message: str, write: Callable[..., Path]) -> None:
+    assert refusal(write(name, content)) == message
+
+
+@pytest.mark.parametrize("size", [(10_001, 10_000), (12_000, 12_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_by_its_header(size: tuple[int, int], write: Callable[..., Path]) -> None:
+    reason = refusal(write("bomb.png", png_header(*size)))
+    assert f"over {PIXEL_LIMIT:,} pixels; scale the image down" in reason
+
+
+def test_pillows_warnings_neither_stop_a_good_image_nor_reach_the_user(write: Callable[..., Path]) -> None:
+    """Pillow warns of 90 megapixels, which are allowed here, and of broken EXIF, which nobody needs."""
+    large = write("large.png", png_header(10_000, 9_500))
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is not there"
+    damaged = write("damaged.jpg", encoded("JPEG", exif=exif.tobytes()[:-20]))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert refusal(large).startswith("cannot be decoded")
+        assert check_image(damaged).format == "JPEG"
+    assert not shown
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_an_unreadable_file_is_refused_with_the_systems_reason(
+    error: OSError, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("photo.png", encoded("PNG"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", refuse)
+    assert refusal(path) == f"cannot be decoded: {error.strerror}"
+
+
+def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "gone.png") == "cannot be decoded: No such file or directory"
+
+
+@pytest.mark.parametrize("format", sorted(set(SUFFIXES.values()) - {"HEIF"}))
+def test_damage_anywhere_is_refused_or_harmless(format: str, write: Callable[..., Path]) -> None:
+    """Pillow's plug-ins raise many kinds of errors; none of them may end the run."""
+    content, random = encoded(format), np.random.default_rng(0)
+    suffix = next(suffix for suffix, promised in SUFFIXES.items() if promised == format)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in random.integers(0, min(len(content), 300), 4):
+            damaged[place] = random.integers(256)
+        try:
+            check_image(write(f"damaged{suffix}", bytes(damaged)))
+        except DataError as error:
+            assert "\n" not in str(error)
