@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,7 +240,7 @@ class _Conductor:
             network.full.set_weights(trained.full.get_weights())
         with atomic_path(self.run.model) as draft:
             network.full.save(draft)
-        _write_csv(self.run.history, list(outcome.history), list(outcome.history[0]))
+        _write_csv(self.run.history, outcome.history, list(outcome.history[0]))
         save_figure(history_figure(outcome.history), self.run.file("history.png"))
         self._log(self.run.history, self.run.file("history.png"))
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
@@ -321,7 +321,7 @@ class _Conductor:
             raise ModelError(f"{self.run.model} cannot be loaded ({error}); run the stage train again") from error
 
 
-def _write_csv(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
+def _write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

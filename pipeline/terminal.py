@@ -17,7 +17,7 @@ class TerminalProgress:
 
     def __init__(self) -> None:
         # A descriptor of its own: what is drawn here must not vanish with the chatter that `quiet_tensorflow` hides.
-        self.console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"), highlight=False)
+        self.console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1), highlight=False)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[_Bar]:

@@ -13,6 +13,8 @@ from pipeline import files
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path, file_digest, keyed_seed, lock, read_json, text_digest, write_json, write_text
 
+KEYED = 5562033660316481129
+
 
 class Interrupted(BaseException):
     """Stands for Ctrl-C or a kill in the middle of a write."""
@@ -38,10 +40,15 @@ def test_atomic_path_shows_a_file_only_when_it_is_whole(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "state.json"
     path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as draft:
-        draft.write_text("ne")
-        draft.with_suffix(".side").write_text("a side file")
-        raise error
+
+    def write_half() -> None:
+        with atomic_path(path) as draft:
+            draft.write_text("ne")
+            draft.with_suffix(".side").write_text("a side file")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == [path.name]
 
@@ -56,21 +63,23 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["in the block", "at the last step"])
-def test_a_folder_that_fails_leaves_the_older_one(
-    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_fails_leaves_the_older_one(tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "export"
     make_folder(path, "old")
 
     def full(*_: object) -> None:
         raise OSError("no space left")
 
+    def write_new() -> None:
+        with atomic_path(path) as draft:
+            make_folder(draft, "new")
+            if broken == "in the block":
+                full()
+
     if broken == "at the last step":
-        monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="no space left"), atomic_path(path) as draft:
-        make_folder(draft, "new")
-        if broken == "in the block":
-            full()
+        monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_new()
     assert os.listdir(tmp_path) == ["export"]
     assert os.listdir(path) == ["old"]
 
@@ -122,9 +131,6 @@ def test_keyed_seed_is_the_same_everywhere() -> None:
     assert int(subprocess.check_output([sys.executable, "-c", script], env=environment)) == KEYED
 
 
-KEYED = 0
-
-
 def test_keyed_seed_fits_a_signed_64_bit_integer() -> None:
     seeds = [keyed_seed(number) for number in range(1000)]
     assert 0 <= min(seeds) < 2**53
@@ -134,7 +140,10 @@ def test_keyed_seed_fits_a_signed_64_bit_integer() -> None:
 def test_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "new" / "store.lock"
     with lock(path):
-        with pytest.raises(PipelineError, match=r"store\.lock is held by another process") as caught, lock(path, timeout=0):
+        with (
+            pytest.raises(PipelineError, match=r"store\.lock is held by another process") as caught,
+            lock(path, timeout=0),
+        ):
             pytest.fail("both hold it")
         assert "\n" not in str(caught.value)
     with lock(path, timeout=0):
@@ -154,7 +163,11 @@ def test_lock_is_seen_by_another_process_and_dropped_after_an_error(tmp_path: Pa
         environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
         return bool(json.loads(subprocess.check_output([sys.executable, "-c", script, path], env=environment)))
 
-    with pytest.raises(Interrupted), lock(path):
-        assert not other_gets_it()
-        raise Interrupted
+    def hold_and_fail() -> None:
+        with lock(path):
+            assert not other_gets_it()
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        hold_and_fail()
     assert other_gets_it()

@@ -76,13 +76,15 @@ class Predictor:
         import tensorflow as tf
 
         contents: list[bytes | str] = [_read(path) for path in paths]
-        readable = [place for place, content in enumerate(contents) if isinstance(content, bytes)]
+        readable = {place: content for place, content in enumerate(contents) if isinstance(content, bytes)}
+        rows: dict[int, np.ndarray] = {}
         try:
-            rows = dict(zip(readable, self.probabilities([contents[place] for place in readable]), strict=True))  # type: ignore[misc]
+            if readable:
+                rows = dict(zip(readable, self.probabilities(list(readable.values())), strict=True))
         except tf.errors.OpError as error:
             if len(paths) > 1:  # find out which
                 return [self._predict_batch([path])[0] for path in paths]
-            contents, rows = [f"cannot be decoded: {_first_line(error)}"], {}
+            contents = [f"cannot be decoded: {_first_line(error)}"]
         return [
             self._answer(path, content, rows.get(place))
             for place, (path, content) in enumerate(zip(paths, contents, strict=True))

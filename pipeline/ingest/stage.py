@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import IngestConfig
+from pipeline.config import IngestConfig, SplitConfig
 from pipeline.errors import DataError
 from pipeline.ingest.manifest import SPLITS, Manifest, build_manifest
 from pipeline.ingest.scan import Rejected, Scanned, scan
-from pipeline.ingest.sources import list_folder, resolve_source
+from pipeline.ingest.sources import Item, list_folder, resolve_source
 from pipeline.ingest.split import assign_splits, complete_splits
 from pipeline.progress import Progress
 
@@ -35,12 +36,13 @@ class IngestResult:
 
 
 def check_source(config: IngestConfig, data_dir: Path) -> None:
-    """Looks whether the source is there and holds images, without reading one.
+    """Looks whether the source is there and has images enough in classes enough, by their names alone.
 
     Raises:
-        DataError: As `ingest` would, for what can be known from names alone.
+        DataError: As `ingest` would if all the files were good.
     """
-    list_folder(resolve_source(config.data, data_dir))
+    items = list_folder(resolve_source(config.data, data_dir))
+    _assign(items, [item.id for item in items], config.split)
 
 
 def ingest(config: IngestConfig, data_dir: Path, progress: Progress) -> IngestResult:
@@ -57,15 +59,17 @@ def ingest(config: IngestConfig, data_dir: Path, progress: Progress) -> IngestRe
     if not good:
         first = bad[0]
         raise DataError(f"none of the {len(bad)} images in {root} can be read; {first.item.id}: {first.reason}")
-    clusters = [image.sha256 for image in good]
-    labels = [image.item.label for image in good]
-    if any(image.item.split for image in good):
-        splits = complete_splits([image.item.split for image in good], clusters, labels, config.split)
-    else:
-        splits = assign_splits(clusters, labels, config.split)
+    splits = _assign([image.item for image in good], [image.sha256 for image in good], config.split)
     manifest = build_manifest([_row(image, split) for image, split in zip(good, splits, strict=True)])
     _check_sides(manifest)
     return IngestResult(config.data or str(root), manifest, tuple(bad))
+
+
+def _assign(items: Sequence[Item], clusters: Sequence[str], config: SplitConfig) -> list[str]:
+    labels = [item.label for item in items]
+    if any(item.split for item in items):
+        return complete_splits([item.split for item in items], clusters, labels, config)
+    return assign_splits(clusters, labels, config)
 
 
 def _row(image: Scanned, split: str) -> dict[str, object]:

@@ -18,10 +18,8 @@ from pipeline.tracking.store import impatient, is_sqlite, silence, store_errors,
 _REASON_TAG = "reason"
 _DESCRIPTION_TAG = "mlflow.note.content"  # what the UI shows as the run's description
 
-# MLflow's limits, in characters (mlflow/utils/validation.py). Beyond the first it cuts without a mark, beyond the
-# second it fails.
-_MAX_TAG_LENGTH = 8_000
-_MAX_DIGEST_LENGTH = 36
+_MAX_TAG_LENGTH = 8_000  # characters; MLflow cuts the rest without a mark (mlflow/utils/validation.py)
+_DIGEST_LENGTH = 12  # what people can compare by eye; MLflow takes up to 36
 
 
 class MlflowTracker:
@@ -92,12 +90,12 @@ class MlflowTracker:
                 self._client.set_tag(self._run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
 
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
-        """Records the dataset as a training input; MLflow's own digest column holds the first 36 characters."""
+        """Records the dataset as a training input; the UI shows the digest's first characters."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
             name=name,
-            digest=digest[:_MAX_DIGEST_LENGTH],
+            digest=digest[:_DIGEST_LENGTH],
             source_type="local",
             source=json.dumps({"uri": source}),
             profile=json.dumps({"num_rows": sum(counts.values()), **counts, "digest": digest}),
@@ -113,7 +111,11 @@ class MlflowTracker:
         with self._errors("log the model"):
             run = self._client.get_run(self._run_id)
             logged = self._client.create_logged_model(
-                run.info.experiment_id, name="model", source_run_id=self._run_id, params=run.data.params
+                run.info.experiment_id,
+                name="model",
+                source_run_id=self._run_id,
+                params=run.data.params,
+                tags={_DESCRIPTION_TAG: run.data.tags.get(_DESCRIPTION_TAG, "")},
             )
             status = "FAILED"
             try:
@@ -193,7 +195,11 @@ class MlflowTracker:
 
         names = [name for name in run.data.metrics if name.startswith("test/")]
         latest = [self._client.get_metric_history(self._run_id, name)[-1] for name in names]
-        entries = [Metric(last.key, last.value, last.timestamp, last.step, model_id=model_id) for last in latest]
+        datasets = [used.dataset for used in run.inputs.dataset_inputs]
+        dataset = {"dataset_name": datasets[0].name, "dataset_digest": datasets[0].digest} if datasets else {}
+        entries = [
+            Metric(last.key, last.value, last.timestamp, last.step, model_id=model_id, **dataset) for last in latest
+        ]
         self._client.log_batch(self._run_id, metrics=entries, synchronous=True)
 
     def _tag(self, key: str) -> str | None:
@@ -204,5 +210,8 @@ class MlflowTracker:
 
 
 def _reason_paragraph(status: str, reason: str) -> str:
-    """Returns the paragraph that heads the description of a run that did not finish."""
-    return f"**{status}**: {reason}\n\n"
+    """Returns the paragraph that heads the description of a run that did not finish.
+
+    Without Markdown: the UI's table of runs shows descriptions as they are.
+    """
+    return f"{status}: {reason}\n\n"

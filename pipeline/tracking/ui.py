@@ -16,7 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.store import database_file, is_sqlite, silence, store_errors, store_lock, store_uri, without_password
+from pipeline.tracking.store import (
+    database_file,
+    is_sqlite,
+    silence,
+    store_errors,
+    store_lock,
+    store_uri,
+    without_password,
+)
 
 _HOST = "127.0.0.1"
 
@@ -39,8 +47,8 @@ def serve_ui(root: Path, port: int) -> None:
         print(f"MLflow UI: {without_password(uri)}  (the server that MLFLOW_TRACKING_URI names)")
         return
     _check_port(port)
-    page = _first_page(uri)
-    with tempfile.TemporaryFile() as log, _exit_on_signals():
+    with _exit_on_signals(), tempfile.TemporaryFile() as log:
+        page = _first_page(uri)
         with _server(uri, port, log.fileno()) as server:
             while server.poll() is None and not _answers(port):
                 time.sleep(0.1)
@@ -52,7 +60,9 @@ def serve_ui(root: Path, port: int) -> None:
 
 
 def _first_page(uri: str) -> str:
-    """Returns the page of the experiment that ran last: MLflow's own first page is about language models.
+    """Returns the page that shows the experiment that ran last, its runs beside charts of their metrics.
+
+    MLflow's own first page is about language models, and so is an experiment's unless the address says otherwise.
 
     Raises:
         TrackingError: There is no store, where MLflow would make an empty one; or it cannot be read.
@@ -68,7 +78,9 @@ def _first_page(uri: str) -> str:
             client = MlflowClient(uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
-    return f"#/experiments/{newest[0].info.experiment_id}?workflowType=machine_learning" if newest else ""
+    if not newest:
+        return ""
+    return f"#/experiments/{newest[0].info.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
 
 
 def _check_port(port: int) -> None:

@@ -28,7 +28,7 @@ def mix_batches(batches: tf.data.Dataset, *, mixup: float, cutmix: float, seed: 
             tf.cast(number % len(kinds), tf.int32), [lambda kind=kind: kind(batch, key) for kind in kinds]
         )
 
-    return batches.enumerate().map(mix, deterministic=True)
+    return batches.enumerate().map(mix)
 
 
 def _mixup(batch: Batch, alpha: float, seed: tf.Tensor) -> Batch:

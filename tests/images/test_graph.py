@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.images import graph
 from pipeline.images.graph import decode_batch, decode_image
 from pipeline.images.headers import GRAPH_READS, SUFFIXES, check_image
 
@@ -114,7 +118,7 @@ def variants() -> dict[str, bytes]:
         "gray.gif": encoded(photo("L"), "GIF"),
         "margin.gif": gif_with_a_margin(),
         "lossless.webp": encoded(photo(), "WEBP", lossless=True),
-        "animated.webp": encoded(photo(), "WEBP", save_all=True, append_images=[turned]),
+        "animated with alpha.webp": encoded(photo("RGBA"), "WEBP", save_all=True, append_images=[turned]),
         "with alpha.bmp": encoded(photo("RGBA"), "BMP"),
         **{f"{bits} bits.bmp": bmp(bits) for bits in (16, 24, 32)},
         "top down.bmp": bmp(24, top_down=True),
@@ -133,6 +137,23 @@ def test_a_variant_is_refused_or_read_like_pillow(name: str, tmp_path: Path) -> 
     np.testing.assert_allclose(read(content), on_white(content), rtol=0, atol=1e-3)
 
 
+def test_an_opaque_animation_does_not_damage_memory(tmp_path: Path) -> None:
+    """TensorFlow 2.21 writes four bytes a pixel where it made room for three. In a process that may die of it."""
+    turned = photo().rotate(180)
+    path = tmp_path / "animated.webp"
+    path.write_bytes(encoded(photo(), "WEBP", save_all=True, append_images=[turned]))
+    script = (
+        "import sys, tensorflow as tf; from pipeline.images.graph import decode_image\n"
+        "for _ in range(100):\n"
+        "    try: decode_image(tf.io.read_file(sys.argv[1]), (8, 8), 3)\n"
+        "    except tf.errors.InvalidArgumentError: pass"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(graph.__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", script, path], env=environment, capture_output=True).returncode == 0
+    with pytest.raises(DataError, match="animated"):
+        check_image(path)
+
+
 def test_luma_is_pillows_before_its_rounding() -> None:
     content = encoded(photo(), "PNG")
     luma = read(content, channels=1)
@@ -146,7 +167,9 @@ def test_resize_is_pillows_antialiased_bilinear(size: tuple[int, int]) -> None:
     pixels = decode_image(tf.constant(encoded(image, "PNG")), size, 3).numpy()
     expected = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float64)
     difference = np.abs(pixels - expected)
-    print(size, difference.mean(), difference.max())
+    # Pillow rounds to whole numbers after each of its two passes.
+    assert difference.mean() < 0.4
+    assert difference.max() < 1.25
 
 
 def test_a_batch_is_its_images() -> None:
@@ -154,7 +177,7 @@ def test_a_batch_is_its_images() -> None:
     for channels in (1, 3):
         batch = tf.function(decode_batch)(tf.constant(contents), (16, 24), channels)
         single = [decode_image(tf.constant(content), (16, 24), channels) for content in contents]
-        np.testing.assert_array_equal(batch, single)
+        np.testing.assert_allclose(batch, single, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp"])

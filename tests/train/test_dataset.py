@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.augment.policy import Policy, load_policy
+from pipeline.train.dataset import (
+    Images,
+    InputSpec,
+    epoch_order,
+    live_batches,
+    view_batches,
+    view_seeds,
+)
+
+SPEC = InputSpec((6, 8), 3)
+NOISY = load_policy([{"shift": {"pixels": 2, "probability": 1.0}}, {"noise": {"probability": 1.0}}])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    """Seven images that tell their number by their gray value."""
+    for number in range(7):
+        Image.new("RGB", (8, 6), (number * 30,) * 3).save(tmp_path / f"{number}.png")
+    return Images(
+        paths=[str(tmp_path / f"{number}.png") for number in range(7)],
+        seeds=np.arange(7, dtype=np.int64) * 1_000_003,
+        targets=np.eye(7, dtype=np.float32),
+        weights=np.linspace(1, 2, 7, dtype=np.float32),
+    )
+
+
+def epochs(images: Images, policy: Policy, *, seed: int = 0, count: int = 3) -> list[list[tuple[np.ndarray, ...]]]:
+    """Returns the batches of each epoch, cut up by the number of steps an epoch has."""
+    steps = -(-len(images) // 3)
+    batches = live_batches(images, SPEC, policy, seed=seed, epochs=range(count), batch_size=3)
+    found = [tuple(part.numpy() for part in batch) for batch in batches]
+    assert len(found) == steps * count
+    return [found[start : start + steps] for start in range(0, len(found), steps)]
+
+
+def shown(epoch: list[tuple[np.ndarray, ...]]) -> list[int]:
+    return [int(number) for batch in epoch for number in batch[1].argmax(axis=1)]
+
+
+def test_an_epoch_shows_each_image_once_and_the_next_in_another_order(images: Images) -> None:
+    orders = [shown(epoch) for epoch in epochs(images, Policy())]
+    assert all(sorted(order) == list(range(7)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert [shown(epoch) for epoch in epochs(images, Policy())] == orders
+    assert [shown(epoch) for epoch in epochs(images, Policy(), seed=1)] != orders
+
+
+def test_batches_can_be_taken_up_at_any_epoch(images: Images) -> None:
+    whole = epochs(images, NOISY)
+    late = live_batches(images, SPEC, NOISY, seed=0, epochs=range(2, 3), batch_size=3)
+    for expected, found in zip(whole[2], late, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_pixels_targets_and_weights_stay_together(images: Images) -> None:
+    for pixels, targets, weights in epochs(images, Policy(), count=1)[0]:
+        numbers = targets.argmax(axis=1)
+        np.testing.assert_array_equal(pixels[:, 0, 0, 0], numbers * 30)
+        np.testing.assert_allclose(weights, images.weights[numbers])
+
+
+def test_a_live_epoch_shows_the_view_of_its_number(images: Images) -> None:
+    for number, epoch in enumerate(epochs(images, NOISY)):
+        view = np.concatenate(list(view_batches(images, SPEC, NOISY, number + 1, batch_size=4)))
+        for pixels, targets, _ in epoch:
+            np.testing.assert_array_equal(pixels, view[targets.argmax(axis=1)])
+
+
+def test_views_are_what_the_policy_makes_of_their_seeds(images: Images) -> None:
+    plain = np.concatenate(list(view_batches(images, SPEC, NOISY, 0, batch_size=4)))
+    np.testing.assert_array_equal(plain[:, 0, 0, 0], np.arange(7) * 30)
+    seeds = view_seeds(tf.constant(images.seeds), tf.constant(2)).numpy()
+    expected = NOISY.apply_batch(plain.astype(np.uint8), seeds)
+    np.testing.assert_array_equal(np.concatenate(list(view_batches(images, SPEC, NOISY, 2, batch_size=2))), expected)
+
+
+def test_view_seeds_do_not_collide() -> None:
+    roots = tf.constant(np.random.default_rng(0).integers(0, 2**63, 500))
+    seeds = np.stack([view_seeds(roots, tf.constant(view)) for view in range(100)])
+    assert len(np.unique(seeds)) == seeds.size
+    assert seeds.min() >= 0
+
+
+def test_epoch_order_is_a_permutation_of_its_own() -> None:
+    orders = np.stack([epoch_order(1000, 5, tf.constant(epoch)) for epoch in range(3)])
+    np.testing.assert_array_equal(np.sort(orders), np.broadcast_to(np.arange(1000), (3, 1000)))
+    assert (orders[0] == orders[1]).mean() < 0.02  # two independent orders agree in one place on average

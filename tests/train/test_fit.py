@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.augment.policy import Policy, load_policy
+from pipeline.config import AugmentConfig, Config, build_config
+from pipeline.ingest.manifest import Manifest, build_manifest
+from pipeline.models.network import Network, build_network
+from pipeline.progress import Silent
+from pipeline.tasks.table import load_task
+from pipeline.train.dataset import InputSpec, load_images, view_batches
+from pipeline.train.fit import TrainResult, train
+
+GRAYS = {"dark": 40, "light": 220, "middle": 130}
+TASK = load_task("classification")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Noisy grays; the label is the brightness. Dark is more than twice as common as the others."""
+    return make_manifest(tmp_path_factory.mktemp("grays"), lambda label, split: label)
+
+
+@pytest.fixture(scope="module")
+def contrary(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The same with validation labels that are all wrong: the better train is learnt, the worse validation gets."""
+    turned = dict(zip(GRAYS, [*GRAYS][1:] + [*GRAYS][:1], strict=True))
+    root = tmp_path_factory.mktemp("contrary")
+    return make_manifest(root, lambda label, split: turned[label] if split == "validation" else label)
+
+
+def make_manifest(root: Path, relabel: Callable[[str, str], str]) -> Manifest:
+    rng, rows = np.random.default_rng(0), []
+    for label, gray in GRAYS.items():
+        for number in range(32 if label == "dark" else 16):
+            path = root / f"{label}{number}.png"
+            pixels = np.clip(rng.normal(gray, 30, (8, 8)), 0, 255)
+            Image.fromarray(pixels.astype("uint8")).save(path)
+            split = "test" if number < 4 else "validation" if number < 8 else "train"
+            rows.append(
+                {"id": path.name, "path": str(path), "label": relabel(label, split), "split": split,
+                 "sha256": path.name, "cluster": path.name, "width": 8, "height": 8, "format": "PNG", "mode": "L",
+                 "bytes": 1}
+            )  # fmt: skip
+    return build_manifest(rows)
+
+
+def recipe(**train: object) -> Config:
+    """The small CNN, in place of the zoo."""
+    model = {"backbone": "convnet", "weights": "none", "image_size": 8, "head": {"hidden": [16], "dropout": 0.2}}
+    return build_config({"model": model, "train": {"batch_size": 8, "patience": 0, **train}})
+
+
+def fit(
+    manifest: Manifest, config: Config, *, policy: Policy | None = None, seed: int = 0
+) -> tuple[Network, TrainResult]:
+    network = build_network(config.model, TASK, 3, seed=seed, weights=None)
+    outcome = train(
+        network, TASK, manifest, policy or Policy(), AugmentConfig(views=1), config.train, seed=seed, progress=Silent()
+    )
+    return network, outcome
+
+
+HEAD = {"epochs": 8, "learning_rate": 0.02}
+FINE = {"epochs": 2, "from": "block1", "learning_rate": 0.001}
+
+
+def test_the_head_learns_and_the_backbone_stays(manifest: Manifest) -> None:
+    config = recipe(head=HEAD)
+    untouched = build_network(config.model, TASK, 3, seed=0, weights=None).backbone.get_weights()
+    network, outcome = fit(manifest, config)
+    assert outcome.history[-1]["train/loss"] < 0.75 * outcome.history[0]["train/loss"]  # type: ignore[operator]
+    for before, after in zip(untouched, network.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert outcome.forward_passes == 40 + 12  # one for each image of train and validation, none of test
+
+
+def test_both_phases_are_one_count_of_epochs(manifest: Manifest) -> None:
+    told: list[object] = []
+    config = recipe(head=HEAD | {"epochs": 2}, fine_tune=FINE)
+    network = build_network(config.model, TASK, 3, seed=0, weights=None)
+    outcome = train(
+        network, TASK, manifest, Policy(), AugmentConfig(), config.train,
+        seed=0, progress=Silent(), on_epoch=told.append,
+    )  # fmt: skip
+    assert [(row["epoch"], row["phase"]) for row in outcome.history] == [
+        (0, "head"), (1, "head"), (2, "fine_tune"), (3, "fine_tune"),
+    ]  # fmt: skip
+    assert told == list(outcome.history)
+    names = {"train/loss", "train/top_1", "validation/loss", "validation/top_1", "learning_rate"}
+    assert all(names <= set(row) for row in outcome.history)
+
+
+def test_fine_tuning_changes_what_is_above_the_cut_only(manifest: Manifest) -> None:
+    config = recipe(head=HEAD | {"epochs": 0}, fine_tune=FINE | {"epochs": 1})
+    before = build_network(config.model, TASK, 3, seed=0, weights=None)
+    after, _ = fit(manifest, config)
+    changed = {
+        one.name
+        for one, other in zip(before.backbone.layers, after.backbone.layers, strict=True)
+        if any(not np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+    }
+    assert changed == {"block2_conv"}
+
+
+def test_bank_and_live_train_the_same_head_on_the_same_views(manifest: Manifest) -> None:
+    bank, _ = fit(manifest, recipe(head=HEAD, features="bank"))
+    live, _ = fit(manifest, recipe(head=HEAD, features="live"))
+    for one, other in zip(bank.classifier.get_weights(), live.classifier.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_the_best_weights_on_validation_are_kept(contrary: Manifest) -> None:
+    network, outcome = fit(contrary, recipe(head=HEAD))
+    losses = [float(row["validation/loss"]) for row in outcome.history]
+    assert losses[-1] > 1.2 * min(losses)
+    assert validation_loss(network, contrary) == pytest.approx(min(losses), rel=1e-3)
+
+
+def validation_loss(network: Network, manifest: Manifest) -> float:
+    rows = manifest.split("validation")
+    targets = TASK.encode_targets(rows.column("label"), manifest.classes)
+    images = load_images(rows, targets, targets[0], 0)
+    pixels = np.concatenate(list(view_batches(images, InputSpec((8, 8), 1), Policy(), 0, 8)))
+    return float(TASK.loss(0.0)(targets, network.full(pixels, training=False)))
+
+
+def test_patience_ends_a_phase(contrary: Manifest) -> None:
+    _, outcome = fit(contrary, recipe(head=HEAD | {"epochs": 30}, patience=2))
+    losses = [float(row["validation/loss"]) for row in outcome.history]
+    assert len(losses) == losses.index(min(losses)) + 1 + 2 < 30
+
+
+def test_a_fine_tuning_that_harms_is_taken_back(contrary: Manifest) -> None:
+    said: list[str] = []
+
+    class Listener(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    head = HEAD | {"epochs": 1, "learning_rate": 1e-4}
+    config = recipe(head=head, fine_tune=FINE | {"learning_rate": 0.1, "warmup_epochs": 0, "rate_at_cut": 1.0})
+    network = build_network(config.model, TASK, 3, seed=0, weights=None)
+    train(network, TASK, contrary, Policy(), AugmentConfig(views=1), config.train, seed=0, progress=Listener())
+    head_only, _ = fit(contrary, recipe(head=head))
+    for one, other in zip(network.full.get_weights(), head_only.full.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any("head phase's weights are kept" in line for line in said)
+
+
+def test_the_same_seed_gives_the_same_weights(manifest: Manifest) -> None:
+    policy = load_policy([{"noise": {}}])
+    config = recipe(head=HEAD | {"epochs": 2}, fine_tune=FINE | {"epochs": 1}, mixup=0.2)
+    first, again = (fit(manifest, config, policy=policy)[0].full.get_weights() for _ in range(2))
+    other = fit(manifest, config, policy=policy, seed=1)[0].full.get_weights()
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(not np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "switch", [{"ema": 0.9}, {"label_smoothing": 0.2}, {"mixup": 0.4}, {"class_weights": "none"}], ids=str
+)
+def test_each_switch_changes_the_outcome(manifest: Manifest, switch: dict[str, object]) -> None:
+    plain, _ = fit(manifest, recipe(head=HEAD | {"epochs": 3}))
+    switched, outcome = fit(manifest, recipe(head=HEAD | {"epochs": 3}, **switch))
+    assert not np.allclose(plain.classifier.get_weights()[0], switched.classifier.get_weights()[0])
+    assert np.isfinite([float(row["validation/loss"]) for row in outcome.history]).all()
+
+
+def test_averaged_weights_are_what_is_measured_and_kept(manifest: Manifest) -> None:
+    network, outcome = fit(manifest, recipe(head=HEAD | {"epochs": 3}, ema=0.9))
+    best = min(float(row["validation/loss"]) for row in outcome.history)
+    assert validation_loss(network, manifest) == pytest.approx(best, rel=1e-3)
+
+
+def test_balanced_weights_have_mean_one_and_favour_the_rare() -> None:
+    targets = TASK.encode_targets(["a"] * 8 + ["b"] * 2, ["a", "b"])
+    weights = TASK.target_weights(targets, "balanced")
+    np.testing.assert_allclose(weights, [10 / 16, 10 / 4])
+    assert (targets @ weights).mean() == pytest.approx(1)
+    np.testing.assert_array_equal(TASK.target_weights(targets, "none"), [1, 1])
