@@ -136,7 +136,8 @@ def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
         tracker.finish("KILLED", "interrupted")
         raise
     except BaseException as error:
-        tracker.finish("FAILED", str(error) or type(error).__name__)
+        told = [*getattr(error, "__notes__", []), str(error) or type(error).__name__]
+        tracker.finish("FAILED", ": ".join(told))
         raise
     tracker.finish("FINISHED")
 
@@ -162,17 +163,16 @@ class _Conductor:
         except KeyboardInterrupt:
             self.run.mark(stage, "killed")
             raise
-        except BaseException:
+        except BaseException as error:
             self.run.mark(stage, "failed")
+            error.add_note(f"in stage {stage}")
             raise
         self.run.mark(stage, "done", time.perf_counter() - began)
 
     def ingest(self) -> None:
         """Source -> manifest, quarantine list."""
         config = self.config.ingest
-        self.tracker.log_params(
-            {"task": self.config.task, "ingest": config.model_dump(mode="json"), "experiment": self.config.experiment}
-        )
+        self.tracker.log_params({"task": self.config.task, "ingest": config.model_dump(mode="json")})
         found = ingest(config, self.root / "data", self.progress)
         save_manifest(found.manifest, self.run.manifest)
         write_json(self.run.file("ingest.json"), found.summary())
@@ -183,7 +183,7 @@ class _Conductor:
         digest = found.manifest.digest
         self.tracker.log_dataset(name=Path(found.source).name, digest=digest, source=found.source, counts=sizes)
         self.tracker.set_tags({"dataset": digest[:12]})
-        self._log(self.run.manifest, self.run.file("ingest.json"), quarantine)
+        self._log(self.run.manifest, self.run.file("ingest.json"), *([quarantine] if rejected else []))
         self.progress.say(
             f"{len(found.manifest)} images in {len(found.manifest.classes)} classes: "
             + ", ".join(f"{count} {split}" for split, count in sizes.items())
@@ -214,7 +214,7 @@ class _Conductor:
             network.cut(self.config.train.fine_tune.from_)
         write_json(self.run.file("model.json"), network.describe())
         self._log(self.run.file("model.json"))
-        self.tracker.log_metrics({"parameters": network.full.count_params()})
+        self.tracker.log_params({"model": {"parameters": network.full.count_params()}})
 
     def train(self) -> None:
         """Manifest, network -> model.keras, history."""
@@ -235,6 +235,9 @@ class _Conductor:
             network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
             seed=self.config.seed, progress=self.progress, on_epoch=on_epoch,
         )  # fmt: skip
+        first = next((row["epoch"] for row in outcome.history if row["phase"] == "fine_tune"), None)
+        if first is not None:
+            self.tracker.set_tags({"fine_tune_from_epoch": str(first)})
         if precision != "float32":
             trained, network = network, self._network(manifest)
             network.full.set_weights(trained.full.get_weights())

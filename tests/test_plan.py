@@ -303,7 +303,7 @@ def test_resume_of_a_stage_whose_input_is_missing_is_refused(project: Project) -
 
 
 def test_a_run_killed_before_its_recipe_was_written_is_no_traceback(project: Project) -> None:
-    state = {"recipe": None, "experiment": "pets", "fingerprints": {}, "mlflow_run_id": None}
+    state: dict[str, Any] = {"recipe": None, "experiment": "pets", "fingerprints": {}, "mlflow_run_id": None}
     claim_run(project.root / "runs", None, "pets", state)
     with pytest.raises(PipelineError):
         project.plan(resume=True)

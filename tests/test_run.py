@@ -91,7 +91,7 @@ def test_the_export_gives_the_answers_that_were_evaluated(whole: tuple[RunResult
 def test_what_the_tracker_is_told(whole: tuple[RunResult, MemoryTracker]) -> None:
     result, tracker = whole
     history = list(csv.DictReader((result.path / "history.csv").read_text().splitlines()))
-    assert [step for step, _ in tracker.metrics["train/loss"]] == [0, 1, 2, 3]
+    assert [step for step, _ in tracker.metrics["train/loss"]] == [1, 2, 3, 4]
     assert [value for _, value in tracker.metrics["validation/top_1"]] == [
         float(row["validation/top_1"]) for row in history
     ]
@@ -104,6 +104,7 @@ def test_what_the_tracker_is_told(whole: tuple[RunResult, MemoryTracker]) -> Non
     assert dataset["digest"] == json.loads((result.path / "ingest.json").read_text())["digest"]
     logged = {path.name for path, _ in tracker.artifacts}
     assert {"config.yaml", "augment.png", "confusion_matrix.png", "history.png", "export", "model.json"} <= logged
+    assert tracker.tags["fine_tune_from_epoch"] == "3"
     assert len(tracker.models) == 1
 
 
@@ -146,7 +147,7 @@ def test_what_fails_is_marked_and_can_be_resumed(run: Run, tmp_path: Path, monke
         request = Request(data=str(tmp_path / "photos"), settings=SMALL)
         with pytest.raises(OSError, match="No space"):
             run_pipeline(request, tmp_path, tracker=tracker)
-    assert (tracker.status, tracker.reason) == ("FAILED", "No space left on device")
+    assert (tracker.status, tracker.reason) == ("FAILED", "in stage train: No space left on device")
     broken = RunDir(tmp_path / "runs" / "photos-1")
     assert [broken.stage_state(stage) for stage in STAGES] == ["done", "done", "done", "failed", None, None]
     assert not broken.model.exists()

@@ -54,14 +54,14 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
 def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Returns loss and accuracy over the epochs of both phases, train and validation."""
     figure = Figure(figsize=(9, 3.4))
-    epochs = [row["epoch"] + 1 for row in history]
-    boundary = next((row["epoch"] + 0.5 for row in history if row["phase"] != history[0]["phase"]), None)
+    epochs = [row["epoch"] for row in history]
+    boundary = next((row["epoch"] - 0.5 for row in history if row["phase"] != history[0]["phase"]), None)
     best = min(history, key=lambda row: row["validation/loss"])
     for place, (metric, name) in enumerate([("loss", "loss"), ("top_1", "accuracy (top-1)")], start=1):
         axes = figure.add_subplot(1, 2, place)
         for split, color in (("train", _ORANGE), ("validation", _BLUE)):
             axes.plot(epochs, [row[f"{split}/{metric}"] for row in history], color=color, label=split, marker=".", ms=3)
-        axes.plot(best["epoch"] + 1, best[f"validation/{metric}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
+        axes.plot(best["epoch"], best[f"validation/{metric}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
         if boundary:
             axes.axvline(boundary, color=_GRAY, lw=0.8, ls=":")
             axes.annotate(" fine-tune", (boundary, 0.97), xycoords=("data", "axes fraction"), color=_GRAY, fontsize=8)

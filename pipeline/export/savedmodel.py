@@ -30,11 +30,13 @@ def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], fo
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return from_pixels(decode_batch(image_bytes, (height, width), channels))
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    # The name of the first endpoint is also served as `serving_default`.
-    archive.add_endpoint("bytes", from_bytes, [tf.TensorSpec((None,), tf.string, name=BYTES)])
-    archive.add_endpoint("pixels", from_pixels, [tf.TensorSpec((None, height, width, channels), name=PIXELS)])
+    served = tf.Module()
+    served.weights = [
+        variable.value for variable in model.variables
+    ]  # keras.export.ExportArchive would write them twice
+    served.from_bytes = tf.function(from_bytes, [tf.TensorSpec((None,), tf.string, BYTES)])
+    served.from_pixels = tf.function(from_pixels, [tf.TensorSpec((None, height, width, channels), tf.float32, PIXELS)])
+    signatures = {"serving_default": served.from_bytes, "pixels": served.from_pixels}
     with atomic_path(folder) as draft:
-        archive.write_out(draft, verbose=False)
+        tf.saved_model.save(served, str(draft), signatures)
         (draft / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")

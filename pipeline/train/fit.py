@@ -23,7 +23,7 @@ from pipeline.train.dataset import Images, InputSpec, live_batches, load_images,
 from pipeline.train.mixing import mix_batches
 from pipeline.train.optimizer import build_optimizer, rate_multipliers
 
-#: One row of `history.csv`: epoch, phase, learning_rate and the metrics, `train/loss`, `validation/top_1` and so on.
+#: One row of `history.csv`: epoch from 1, phase and the metrics, `train/loss`, `validation/top_1` and so on.
 EpochRow = Mapping[str, float | int | str]
 
 
@@ -216,5 +216,5 @@ class _EpochLog(keras.callbacks.Callback):
             for name, value in logs.items()
         }
         rate = float(np.asarray(self.model.optimizer.learning_rate))
-        self._log({"epoch": epoch, "phase": self._phase, "learning_rate": rate, **splits})
+        self._log({"epoch": epoch + 1, "phase": self._phase, **splits, "train/learning_rate": rate})
         self._bar.advance(0, f"validation {logs.get('val_top_1', 0):.3f}")

@@ -89,10 +89,10 @@ def test_both_phases_are_one_count_of_epochs(manifest: Manifest) -> None:
         seed=0, progress=Silent(), on_epoch=told.append,
     )  # fmt: skip
     assert [(row["epoch"], row["phase"]) for row in outcome.history] == [
-        (0, "head"), (1, "head"), (2, "fine_tune"), (3, "fine_tune"),
+        (1, "head"), (2, "head"), (3, "fine_tune"), (4, "fine_tune"),
     ]  # fmt: skip
     assert told == list(outcome.history)
-    names = {"train/loss", "train/top_1", "validation/loss", "validation/top_1", "learning_rate"}
+    names = {"train/loss", "train/top_1", "validation/loss", "validation/top_1", "train/learning_rate"}
     assert all(names <= set(row) for row in outcome.history)
 
 
