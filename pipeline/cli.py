@@ -265,7 +265,7 @@ def init(file: Path) -> None:
 
 
 @cli.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port to listen on.")
 def ui(port: int) -> None:
     """Open the MLflow UI on this project's runs, on this machine only."""
     from pipeline.tracking import serve_ui

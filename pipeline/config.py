@@ -105,7 +105,7 @@ class FineTuneConfig(Section):
     """The second phase: the layers above the cut are trained too."""
 
     epochs: Epochs = Field(0, description="0 skips the phase")
-    from_: str | float = Field(
+    from_: str | Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
         alias="from",
         description="last frozen layer or block (block5, mixed8), a fraction of the backbone, or input: nothing frozen",
@@ -160,7 +160,7 @@ class Config(Section):
     """A whole recipe. The defaults are the photo recipe: a pretrained backbone, frozen, and a new head."""
 
     task: str = Field("classification", description="what is learnt")
-    seed: int = Field(0, ge=0, description="of training: initial weights, order, dropout; not of splits")
+    seed: int = Field(0, ge=0, lt=2**32, description="of training: initial weights, order, dropout; not of splits")
     experiment: str | None = Field(None, min_length=1, description="MLflow experiment; null is the recipe's file name")
     ingest: IngestConfig = Field(IngestConfig(), description="where the images come from")
     augment: AugmentConfig = Field(AugmentConfig(), description="random changes to training images")
@@ -171,7 +171,20 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as a recipe needs it: `1e-3` is a number, and a date is only text."""
+    """YAML as a recipe needs it: `1e-3` is a number, a date is text, no key stands twice, nothing is referred to."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "references (*name) are not allowed", mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -181,6 +194,13 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -209,7 +229,9 @@ def load_config(path: Path | None, settings: Iterable[str] = ()) -> Config:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(f"config {path} cannot be read: {reason}; `pipeline init {path}` writes one") from error
-        tree = parse_yaml(text, f"config {path}") or {}
+        tree = parse_yaml(text, f"config {path}")
+        if tree is None:
+            tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path} must be a mapping of sections, found {type(tree).__name__}")
     return build_config(override(tree, settings))
@@ -249,17 +271,23 @@ def build_config(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(_explain(problems[0]) + more) from error
+        # A value that fits no branch of a union fails once a branch; the last one is the most telling.
+        by_key = {_keys_of(problem): _explain(problem) for problem in problems}
+        first, *others = by_key.values()
+        raise ConfigError(first + (f" (and {len(others)} more)" if others else "")) from error
+
+
+def _keys_of(problem: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys that lead to a problem, without the branches of unions ("str", "tuple[...]") among them."""
+    parts = [str(part) for part in problem["loc"] if isinstance(part, int) or part not in _BRANCHES]
+    return tuple(part for part in parts if "[" not in part)
 
 
 _BRANCHES = ("str", "int", "float", "constrained-int", "constrained-float")
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    # Branches of a union stand in the location too ("str", "tuple[...]"); only the keys are the user's words.
-    location = [str(part) for part in problem["loc"] if isinstance(part, int) or part not in _BRANCHES]
-    location = [part for part in location if "[" not in part]
+    location = list(_keys_of(problem))
     if problem["type"] == "extra_forbidden":
         parent, name = location[:-1], location[-1]
         return f"unknown key {'.'.join(location)!r}: {nearest(name, _keys(parent))}"
@@ -282,7 +310,8 @@ def _keys(path: Iterable[str]) -> list[str]:
 
 def dump_yaml(config: Config) -> str:
     """Returns the resolved recipe as YAML; `load_config` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
+    tree = config.model_dump(mode="json", by_alias=True)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def commented_yaml(config: Config) -> str:
@@ -300,5 +329,7 @@ def _commented(section: BaseModel, indent: int) -> list[str]:
             lines += _commented(value, indent + 2)
         else:
             plain = json.dumps(section.model_dump(mode="json")[field.alias or name], ensure_ascii=False)
-            lines.append(f"{key + ' ' + plain.strip(chr(34)):<32}  # {field.description}")
+            if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value) and parse_yaml(value, key) == value:
+                plain = value  # quotes only where YAML would take it for something else
+            lines.append(f"{key + ' ' + plain:<32}  # {field.description}")
     return lines

@@ -30,11 +30,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         draft = workbench / path.name
         yield draft
-        if draft.is_dir() and path.is_dir():
-            path.rename(workbench / "previous")
-        os.replace(draft, path)
+        _put(draft, path, workbench / "previous")
     finally:
         shutil.rmtree(workbench, ignore_errors=True)
+
+
+def _put(draft: Path, path: Path, aside: Path) -> None:
+    if not (draft.is_dir() and path.is_dir()):
+        os.replace(draft, path)
+        return
+    path.rename(aside)  # no system call puts a folder in the place of another
+    try:
+        os.replace(draft, path)
+    except BaseException:
+        aside.rename(path)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

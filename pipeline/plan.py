@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,10 @@ def _resumed(request: Request, runs: Path) -> Plan:
 
 def _going_on(kind: str, request: Request, run: RunDir, stages: tuple[str, ...]) -> Plan:
     state = run.load_state()
-    stored = parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
+    try:
+        stored = parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
+    except OSError as error:
+        raise ConfigError(f"run {run.name!r} ended before its recipe was kept; delete {run.path}") from error
     recipe = Path(state["recipe"]) if state["recipe"] else None
     fingerprints = state["fingerprints"]
     tree = dict(stored)
@@ -143,8 +147,8 @@ def _going_on(kind: str, request: Request, run: RunDir, stages: tuple[str, ...])
 
 def _edited(recipe: Path, before: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Returns the parts of a recipe that were edited since its run began, resolved, and the new fingerprints."""
-    now = _fingerprints(recipe)
     resolved = load_config(recipe).model_dump(mode="json")
+    now = _fingerprints(recipe)
     return {part: resolved[part] for part in STAGE_OF if now.get(part) != before.get(part)}, now
 
 
@@ -159,14 +163,18 @@ def _check_unchanged(stored: Config, config: Config, run: RunDir) -> None:
 
 def _newest(runs: Path, recipe: Path | None, unfinished: bool) -> RunDir | None:
     for run in list_runs(runs):
-        same = recipe is None or run.load_state()["recipe"] == str(recipe)
+        same = recipe is None or _same_file(run.load_state()["recipe"], recipe)
         if same and not (unfinished and not run.unfinished()):
             return run
     return None
 
 
+def _same_file(stored: str | None, recipe: Path) -> bool:
+    return stored is not None and Path(stored).resolve() == recipe.resolve()
+
+
 def _settings(request: Request) -> list[str]:
-    data = [f"ingest.data={request.data!r}"] if request.data is not None else []
+    data = [f"ingest.data={json.dumps(request.data)}"] if request.data is not None else []
     return [*request.settings, *data]
 
 
@@ -181,6 +189,8 @@ def _default_recipe(data: str | None) -> Path | None:
 def _check_name(name: str, runs: Path) -> None:
     if name != Path(name).name or name.startswith(".") or not name:
         raise ConfigError(f"--name {name!r} must be a plain folder name, without '/' and no leading dot")
+    if len(name.encode()) > 200:
+        raise ConfigError(f"--name of {len(name)} characters is too long for a folder; use a shorter one")
     if (runs / name).exists():
         raise name_taken(name, runs)
 

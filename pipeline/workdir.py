@@ -114,6 +114,9 @@ def claim_run(runs: Path, name: str | None, stem: str, state: dict[str, Any]) ->
     """
     try:
         runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(runs, error) from error
+    try:
         if name is not None:
             (runs / name).mkdir()
             run = RunDir(runs / name)
@@ -122,9 +125,13 @@ def claim_run(runs: Path, name: str | None, stem: str, state: dict[str, Any]) ->
     except FileExistsError:
         raise name_taken(name or stem, runs) from None
     except OSError as error:
-        raise ConfigError(f"{runs} cannot be written: {error.strerror}; check permissions and space") from error
+        raise _unwritable(runs, error) from error
     write_json(run.path / "run.json", {"name": run.name, "created": time.time(), "stages": {}, **state})
     return run
+
+
+def _unwritable(runs: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{runs} cannot be written: {error.strerror}; check permissions and space")
 
 
 def name_taken(name: str, runs: Path) -> ConfigError:
@@ -134,7 +141,7 @@ def name_taken(name: str, runs: Path) -> ConfigError:
 
 def _claim_next(runs: Path, stem: str) -> RunDir:
     taken = [path.name.removeprefix(f"{stem}-") for path in runs.glob(f"{stem}-*")]
-    number = max((int(rest) for rest in taken if rest.isdigit()), default=0) + 1
+    number = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
     while True:
         try:
             (runs / f"{stem}-{number}").mkdir()
@@ -178,11 +185,21 @@ def check_order(stages: tuple[str, ...], run: RunDir | None) -> None:
         if missing:
             state = (run.stage_state(missing[-1]) if run else None) or "missing"
             where = f"run {run.name!r}" if run else "a new run"
-            todo = " ".join(name for name in STAGES if name in {*missing, *stages})
-            named = f"--name {run.name} " if run else ""
+            todo = _with_inputs(stages, run)
+            # Stages with ingest would begin a new run; one whose ingest is not done can only be resumed.
+            named = (f"--name {run.name} " + ("--resume " if "ingest" in todo else "")) if run else ""
             raise StageOrderError(
-                f"{stage} needs {missing[-1]}, which is {state} in {where}; run: pipeline run {named}{todo}"
+                f"{stage} needs {missing[-1]}, which is {state} in {where}; run: pipeline run {named}{' '.join(todo)}"
             )
+
+
+def _with_inputs(stages: tuple[str, ...], run: RunDir | None) -> list[str]:
+    """Returns the stages, and before them all that they need and that is not done."""
+    wanted = set(stages)
+    for stage in reversed(STAGES):
+        if stage in wanted:
+            wanted |= {needed for needed in NEEDS[stage] if run is None or run.stage_state(needed) != "done"}
+    return [stage for stage in STAGES if stage in wanted]
 
 
 def check_known(stages: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from pipeline.ingest.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.tasks.base import Evaluation, Task
 from pipeline.train.bank import extract
-from pipeline.train.dataset import Images, InputSpec
+from pipeline.train.dataset import Images, InputSpec, naming_bad_images
 
 
 def evaluate(
@@ -31,4 +31,5 @@ def predict_logits(model: keras.Model, manifest: Manifest, *, batch_size: int, p
     nothing = np.zeros((len(manifest), 0), np.float32)
     images = Images(manifest.column("path"), np.zeros(len(manifest), np.int64), nothing, nothing[:0])
     spec = InputSpec((height, width), channels)
-    return extract(model, images, spec, Policy(), [0], batch_size, progress, "evaluate").values[0]
+    with naming_bad_images(images.paths):
+        return extract(model, images, spec, Policy(), [0], batch_size, progress, "evaluate").values[0]

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError, ExportError
-from pipeline.export.savedmodel import BYTES
 from pipeline.files import atomic_path
 from pipeline.images.headers import SUFFIXES
+
+#: Input of the default signature: `(B,)` strings, each an encoded image.
+BYTES = "image_bytes"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipeline.export.predict import BYTES
 from pipeline.files import atomic_path
 from pipeline.images.graph import decode_batch
 from pipeline.tasks.base import Task
 
-#: Inputs of the two signatures. The first is the default one, so a client that knows nothing finds it.
-BYTES, PIXELS = "image_bytes", "pixels"
+#: Name of the second signature and of its input.
+PIXELS = "pixels"
 
 
 def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], folder: Path) -> None:
@@ -36,7 +37,7 @@ def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], fo
     ]  # keras.export.ExportArchive would write them twice
     served.from_bytes = tf.function(from_bytes, [tf.TensorSpec((None,), tf.string, BYTES)])
     served.from_pixels = tf.function(from_pixels, [tf.TensorSpec((None, height, width, channels), tf.float32, PIXELS)])
-    signatures = {"serving_default": served.from_bytes, "pixels": served.from_pixels}
+    signatures = {"serving_default": served.from_bytes, PIXELS: served.from_pixels}
     with atomic_path(folder) as draft:
         tf.saved_model.save(served, str(draft), signatures)
         (draft / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")

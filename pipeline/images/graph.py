@@ -42,7 +42,22 @@ def _decode(contents: tf.Tensor) -> tf.Tensor:
         tf.equal(tf.strings.substr(contents, 0, 3), b"\xff\xd8\xff"),
         # The default, a faster approximation, is several values off every other decoder.
         lambda: tf.io.decode_jpeg(contents, channels=0, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(contents, channels=0, expand_animations=False),
+        lambda: tf.cond(
+            _is_animated_webp(contents),
+            # Four or an error: told to find out, TensorFlow 2.21 writes four channels into room for three.
+            lambda: tf.io.decode_image(contents, channels=4, expand_animations=False),
+            lambda: tf.io.decode_image(contents, channels=0, expand_animations=False),
+        ),
+    )
+
+
+def _is_animated_webp(contents: tf.Tensor) -> tf.Tensor:
+    """Returns whether a WebP container's animation flag is set (RFC 9649, section 2.7)."""
+    start = tf.strings.substr(contents, 0, 21)
+    return tf.cond(
+        tf.strings.regex_full_match(start, rb"RIFF\C{4}WEBPVP8X\C{5}"),
+        lambda: tf.bitwise.bitwise_and(tf.io.decode_raw(tf.strings.substr(start, 20, 1), tf.uint8)[0], 2) > 0,
+        lambda: False,
     )
 
 

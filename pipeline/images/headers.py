@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,14 @@ class Header:
     height: int
 
 
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Hides what Pillow warns of without ceasing to read. For one thread, around all that read: filters are shared."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def check_image(path: Path) -> Header:
     """Returns the header of an image that was also decoded to its end.
 
@@ -48,19 +58,32 @@ def check_image(path: Path) -> Header:
     try:
         if path.stat().st_size == 0:
             raise DataError("the file is empty")
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # Pillow warns of oddities that do not stop it from reading
+        with Image.open(path) as image:
             header = Header(_format(image), image.mode, image.width, image.height)
             _refuse_unreadable(path, header, "transparency" in image.info)
+            _refuse_differently_read(image)
             image.load()  # verify() would let a truncated JPEG through
     except Image.DecompressionBombError as error:
         raise DataError(f"over {PIXEL_LIMIT:,} pixels; scale the image down") from error
     except UnidentifiedImageError as error:
         raise DataError(f"named {path.suffix} but holds no image that can be recognised") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's plug-ins raise on damaged data
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except DataError:
+        raise
+    except Exception as error:  # on damaged data Pillow's plug-ins raise what they like, RuntimeError for example
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot be decoded: {reason}") from error
     return header
+
+
+def _refuse_differently_read(image: Image.Image) -> None:
+    """Refuses what TensorFlow reads differently within a (format, mode) pair, or not at all."""
+    layout = next(iter(getattr(image, "tile", [])), None)
+    if image.format == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
+        raise DataError("an animated WEBP without transparency: convert it to a PNG")
+    if image.format == "BMP" and layout and layout.args[0] != "BGR":
+        raise DataError("BMP of other than 24 bits a pixel: convert it to a PNG")
+    if image.format == "GIF" and layout and layout.extents != (0, 0, *image.size):
+        raise DataError("GIF whose first picture does not fill it: convert it to a PNG")
 
 
 def _format(image: Image.Image) -> str:

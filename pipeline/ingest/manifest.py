@@ -89,5 +89,5 @@ def load_manifest(path: Path) -> Manifest:
     try:
         table = pq.read_table(path)
         return Manifest(table.select(SCHEMA.names).cast(SCHEMA))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise DataError(f"{path} is no manifest of this version; run the stage ingest again") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import DataError
 from pipeline.files import file_digest
-from pipeline.images.headers import Header, check_image
+from pipeline.images.headers import Header, check_image, quiet_pillow
 from pipeline.ingest.sources import Item
 from pipeline.progress import Progress
 
@@ -37,7 +37,11 @@ def scan(items: Sequence[Item], progress: Progress) -> tuple[list[Scanned], list
     good: list[Scanned] = []
     bad: list[Rejected] = []
     # Pillow releases the interpreter's lock while it decodes.
-    with ThreadPoolExecutor(os.cpu_count()) as workers, progress.bar("ingest", len(items)) as bar:
+    with (
+        quiet_pillow(),
+        ThreadPoolExecutor(os.cpu_count()) as workers,
+        progress.bar("ingest", len(items)) as bar,
+    ):
         for result in workers.map(_scan_one, items):
             if isinstance(result, Scanned):
                 good.append(result)
@@ -49,9 +53,12 @@ def scan(items: Sequence[Item], progress: Progress) -> tuple[list[Scanned], list
 
 def _scan_one(item: Item) -> Scanned | Rejected:
     try:
+        str(item.path).encode()
         header = check_image(item.path)
         return Scanned(item, header, file_digest(item.path), item.path.stat().st_size)
     except DataError as error:
         return Rejected(item, str(error))
+    except UnicodeEncodeError:
+        return Rejected(item, "its name is not UTF-8; rename it")
     except OSError as error:
         return Rejected(item, f"cannot be read: {error.strerror}")

@@ -47,6 +47,12 @@ def resolve_source(source: str | None, data_dir: Path) -> Path:
     return Path(source).expanduser()
 
 
+def is_sample(source: str | None) -> bool:
+    """Tells whether a SOURCE is a sample that there is, laid out or not."""
+    kind, _, name = (source or "").partition(":")
+    return kind == "sample" and name in SAMPLES
+
+
 def list_folder(root: Path) -> list[Item]:
     """Returns the images below a folder, labelled by their class folder, ordered by id.
 
@@ -60,7 +66,10 @@ def list_folder(root: Path) -> list[Item]:
     if not tops:
         raise DataError(f"{root} has no sub-folders; put the images of each class into a folder of its own below it")
     roles = [SPLIT_FOLDERS.get(top.name.lower()) for top in tops]
-    if "train" in roles and all(roles) and len(roles) > 1:
+    strange = [top.name for top, role in zip(tops, roles, strict=True) if role is None]
+    if "train" in roles and len(set(roles) - {None}) > 1:
+        if strange:
+            raise DataError(f"{root} has the folder {strange[0]!r} beside train and other splits; move it elsewhere")
         twice = [role for role, count in Counter(roles).items() if count > 1]
         if twice:
             raise DataError(f"{root} has two folders for the split {twice[0]}; keep one")
@@ -99,6 +108,7 @@ def _images(folder: Path) -> list[Path]:
     return [
         Path(parent) / name
         for parent, _, names in os.walk(folder, onerror=stop)
+        if not any(part.startswith(".") for part in Path(parent).relative_to(folder).parts)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     ]

@@ -10,7 +10,7 @@ from pipeline.config import IngestConfig, SplitConfig
 from pipeline.errors import DataError
 from pipeline.ingest.manifest import SPLITS, Manifest, build_manifest
 from pipeline.ingest.scan import Rejected, Scanned, scan
-from pipeline.ingest.sources import Item, list_folder, resolve_source
+from pipeline.ingest.sources import Item, is_sample, list_folder, resolve_source
 from pipeline.ingest.split import assign_splits, complete_splits
 from pipeline.progress import Progress
 
@@ -41,6 +41,8 @@ def check_source(config: IngestConfig, data_dir: Path) -> None:
     Raises:
         DataError: As `ingest` would if all the files were good.
     """
+    if is_sample(config.data):
+        return  # laid out when it is used; a dry run writes nothing
     items = list_folder(resolve_source(config.data, data_dir))
     _assign(items, [item.id for item in items], config.split)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.policy import Policy
+from pipeline.errors import DataError
 from pipeline.files import keyed_seed
 from pipeline.images.graph import decode_image
 from pipeline.ingest.manifest import Manifest
@@ -101,6 +103,28 @@ def live_batches(
         )  # fmt: skip
 
     return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(2)
+
+
+@contextmanager
+def naming_bad_images(paths: Sequence[str]) -> Iterator[None]:
+    """Turns TensorFlow's error over an image that it cannot decode into one that says which.
+
+    Pillow reads a few damaged files that TensorFlow refuses, so ingest lets them through.
+
+    Raises:
+        DataError: One of `paths` cannot be decoded, or has vanished.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        for path in paths:
+            try:
+                decode_image(tf.io.read_file(path), (8, 8), 3)
+            except tf.errors.NotFoundError as error:
+                raise DataError(f"{path} was there at ingest and is not now; run all stages anew") from error
+            except tf.errors.InvalidArgumentError as error:
+                raise DataError(f"{path} cannot be decoded by TensorFlow; save it anew or take it out") from error
+        raise
 
 
 def preview_images(

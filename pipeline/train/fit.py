@@ -19,7 +19,7 @@ from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress
 from pipeline.tasks.base import Task
 from pipeline.train.bank import extract, feature_batches
-from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, view_batches
+from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
 from pipeline.train.mixing import mix_batches
 from pipeline.train.optimizer import build_optimizer, rate_multipliers
 
@@ -76,14 +76,16 @@ def train(
 
     Raises:
         ModelError: `config.fine_tune.from` names no cut.
+        DataError: TensorFlow cannot decode an image.
     """
     began = time.perf_counter()
     data = _load(network, task, manifest, policy, augment, config)
     trainer = _Trainer(network, task, config, data, seed, progress, on_epoch)
-    if config.head.epochs:
-        trainer.head_phase(augment.views if policy else 0)
-    if config.fine_tune.epochs:
-        trainer.fine_tune_phase()
+    with naming_bad_images([*data.train.paths, *data.validation.paths]):
+        if config.head.epochs:
+            trainer.head_phase(augment.views if policy else 0)
+        if config.fine_tune.epochs:
+            trainer.fine_tune_phase()
     return TrainResult(tuple(trainer.history), time.perf_counter() - began, trainer.forward_passes)
 
 

@@ -28,9 +28,9 @@ def test_a_class_without_images_is_drawn_as_nothing() -> None:
 
 
 def test_history_shows_both_phases_and_the_best_epoch() -> None:
-    accuracies = ("train/top_1", "validation/top_1")
+    rest = {"train/loss": 1.0, "train/top_1": 0.5, "validation/top_1": 0.6}
     rows = [
-        {"epoch": epoch + 1, "phase": phase, "validation/loss": loss, "train/loss": 1.0} | dict.fromkeys(accuracies, 0.5)
+        {"epoch": epoch + 1, "phase": phase, "validation/loss": loss, **rest}
         for epoch, (phase, loss) in enumerate([("head", 0.9), ("head", 0.8), ("fine_tune", 0.3), ("fine_tune", 0.4)])
     ]  # fmt: skip
     loss, accuracy = history_figure(rows).axes

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,3 +151,12 @@ def test_a_source_that_cannot_be_is_refused(source: str | None, message: str, tm
         resolve_source(source, tmp_path / "data")
     assert str(caught.value).startswith(message)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_strange_folder_beside_the_splits_is_not_taken_for_a_class(
+    tmp_path: Path, make_photos: Callable[..., Path]
+) -> None:
+    for name in ("train", "val", "extras"):
+        make_photos(tmp_path / name, count=1)
+    with pytest.raises(DataError, match="'extras' beside train and other splits; move it elsewhere"):
+        list_folder(tmp_path)

@@ -8,11 +8,13 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.augment.policy import Policy, load_policy
+from pipeline.errors import DataError
 from pipeline.train.dataset import (
     Images,
     InputSpec,
     epoch_order,
     live_batches,
+    naming_bad_images,
     view_batches,
     view_seeds,
 )
@@ -83,6 +85,14 @@ def test_views_are_what_the_policy_makes_of_their_seeds(images: Images) -> None:
     seeds = view_seeds(tf.constant(images.seeds), tf.constant(2)).numpy()
     expected = NOISY.apply_batch(plain.astype(np.uint8), seeds)
     np.testing.assert_array_equal(np.concatenate(list(view_batches(images, SPEC, NOISY, 2, batch_size=2))), expected)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "vanished"])
+def test_the_image_that_cannot_be_read_is_named(images: Images, fault: str) -> None:
+    bad = Path(images.paths[4])
+    bad.write_bytes(bad.read_bytes()[:40]) if fault == "damaged" else bad.unlink()
+    with pytest.raises(DataError, match=r"4\.png"), naming_bad_images(images.paths):
+        list(view_batches(images, SPEC, Policy(), 0, 3))
 
 
 def test_view_seeds_do_not_collide() -> None:
