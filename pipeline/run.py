@@ -224,17 +224,17 @@ class _Conductor:
         self.tracker.log_params({"seed": self.config.seed, "train": self.config.train.model_dump(mode="json")})
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
-        with strategy_scope(self.config.train.strategy):
-            network = self._network(manifest, precision)
 
         def on_epoch(row: EpochRow) -> None:
             metrics = {name: float(value) for name, value in row.items() if name not in ("epoch", "phase")}
             self.tracker.log_metrics(metrics, int(row["epoch"]))
 
-        outcome = train(
-            network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
-            seed=self.config.seed, progress=self.progress, on_epoch=on_epoch,
-        )  # fmt: skip
+        with strategy_scope(self.config.train.strategy):
+            network = self._network(manifest, precision)
+            outcome = train(
+                network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
+                seed=self.config.seed, progress=self.progress, on_epoch=on_epoch,
+            )  # fmt: skip
         first = next((row["epoch"] for row in outcome.history if row["phase"] == "fine_tune"), None)
         if first is not None:
             self.tracker.set_tags({"fine_tune_from_epoch": str(first)})
@@ -275,7 +275,6 @@ class _Conductor:
             self.tracker.log_table(name, table)
         self.tracker.log_metrics(found.metrics)
         self.tracker.set_description(found.headline)
-        self.progress.say(found.headline)
 
     def export(self) -> None:
         """Model, labels -> SavedModel."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.augment.policy import Policy
+from pipeline.files import atomic_path
 
 TOGETHER = 3  # columns of the whole policy: one draw says little about a random thing
 DPI = 120
@@ -110,6 +110,5 @@ def _write(cell: Axes, text: str, at: tuple[float, float], offset: tuple[float, 
 
 def _save(figure: Figure, path: Path) -> None:
     """Writes the PNG whole or not at all, cut to what is drawn: titles stand outside the grid, as wide as they are."""
-    part = path.with_suffix(".tmp.png")
-    figure.savefig(part, format="png", bbox_inches="tight", pad_inches=MARGIN)
-    os.replace(part, path)
+    with atomic_path(path) as draft:
+        figure.savefig(draft, format="png", bbox_inches="tight", pad_inches=MARGIN)

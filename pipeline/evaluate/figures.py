@@ -42,11 +42,11 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
     shown = range(0, count, 1 if count <= 60 else -(-count // 40))
     names = [_short(labels[place]) for place in shown]
     size = 9 if count <= 30 else 7
-    axes.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
-    axes.set_yticks(shown, names, fontsize=size)
+    axes.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size, parse_math=False)
+    axes.set_yticks(shown, names, fontsize=size, parse_math=False)  # a "$" in a class name is a dollar
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title, loc="left", fontsize=11, wrap=True)
+    axes.set_title(title, loc="left", fontsize=11, parse_math=False)
     figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
     return figure
 

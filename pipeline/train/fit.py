@@ -53,7 +53,7 @@ class _Data:
 
 
 def strategy_scope(name: str) -> AbstractContextManager[object]:
-    """Returns the scope a network must be built in: of a `MirroredStrategy` for "mirrored", else of none."""
+    """Returns the scope to build and train in: for "mirrored" that of a `MirroredStrategy` over all local GPUs."""
     return tf.distribute.MirroredStrategy().scope() if name == "mirrored" else nullcontext()
 
 
@@ -64,7 +64,7 @@ def train(
     """Returns the history of training `network` in place; the weights of the best validation loss are kept.
 
     Args:
-        network: Built under `strategy_scope(config.strategy)`.
+        network: Built under `strategy_scope(config.strategy)`, as this call must be.
         task: Gives targets, loss and metrics.
         manifest: Its rows of train are learnt from, those of validation choose the epoch. Test is not read.
         policy: Changes training images; validation images stay as they are.

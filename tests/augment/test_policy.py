@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import center_of_mass, gaussian_filter
 
-from pipeline.augment.policy import AUGMENTATIONS, IGNORED_ID, Policy, load_policy
+from pipeline.augment.policy import Policy, load_policy
+from pipeline.augment.table import AUGMENTATIONS, IGNORED_ID
 from pipeline.errors import ConfigError
 
 SHAPES = [(40, 60, 3), (40, 60, 1), (8, 8, 1)]

@@ -11,7 +11,7 @@ from pipeline.evaluate.figures import confusion_figure, history_figure, save_fig
 
 @pytest.mark.parametrize("count", [2, 10, 200])
 def test_confusion_matrix_of_few_and_of_many_classes(count: int, tmp_path: Path) -> None:
-    labels = [f"a class with a rather long name {number}" for number in range(count)]
+    labels = [f"a $class with a rather $long name {number}" for number in range(count)]
     figure = confusion_figure(np.eye(count, dtype=int) * 7, labels, "title")
     axes = figure.axes[0]
     assert len(axes.get_xticklabels()) <= 60

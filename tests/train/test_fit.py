@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +187,40 @@ def test_balanced_weights_have_mean_one_and_favour_the_rare() -> None:
     np.testing.assert_allclose(weights, [10 / 16, 10 / 4])
     assert (targets @ weights).mean() == pytest.approx(1)
     np.testing.assert_array_equal(TASK.target_weights(targets, "none"), [1, 1])
+
+
+TWO_REPLICAS = """
+import sys, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_fit as these
+
+mirrored, fit, replicas = tf.distribute.MirroredStrategy, keras.Model.fit, []
+tf.distribute.MirroredStrategy = lambda: mirrored(["CPU:0", "CPU:1"])
+
+def watched(model, *args, **kwargs):
+    replicas.append(model.distribute_strategy.num_replicas_in_sync)
+    return fit(model, *args, **kwargs)
+
+keras.Model.fit = watched
+manifest = these.make_manifest(Path(sys.argv[2]), lambda label, split: label)
+config = these.recipe(head=these.HEAD, fine_tune=these.FINE)
+from pipeline.train.fit import strategy_scope
+
+with strategy_scope("mirrored"):
+    _, outcome = these.fit(manifest, config)
+assert replicas == [2, 2], replicas
+losses = [row["train/loss"] for row in outcome.history]
+assert losses[7] < 0.75 * losses[0], losses
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_share_the_work(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO_REPLICAS, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
