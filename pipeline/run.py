@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,12 +121,17 @@ def _identity(plan: Plan) -> dict[str, Any]:
 @contextmanager
 def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
     """Opens the run's one MLflow run for the block and closes it with the status that the block ended in."""
-    run_id = tracker.start(
-        experiment=plan.experiment,
-        run_name=run.name,
-        run_id=run.load_state()["mlflow_run_id"],
-        tags={"task": plan.config.task, "backbone": plan.config.model.backbone},
-    )
+    try:
+        run_id = tracker.start(
+            experiment=plan.experiment,
+            run_name=run.name,
+            run_id=run.load_state()["mlflow_run_id"],
+            tags={"task": plan.config.task, "backbone": plan.config.model.backbone},
+        )
+    except BaseException:
+        if plan.kind == "new":  # nothing has been done in it; a store that cannot be opened leaves no folder either
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
     run.update_state(mlflow_run_id=run_id, fingerprints=dict(plan.fingerprints))
     try:
         write_text(run.file("environment.txt"), _environment())

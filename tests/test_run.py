@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load_config
-from pipeline.errors import DataError, ModelError, PipelineError
+from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
 from pipeline.export.predict import Predictor
 from pipeline.plan import Request
 from pipeline.run import RunResult, run_pipeline
@@ -211,6 +211,16 @@ def test_folders_that_cannot_be_trained_on(
     with pytest.raises(DataError, match=says[missing]):
         run(data=str(folder))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_tracking_store_that_cannot_be_opened_leaves_no_run(tmp_path: Path, photo_folder: Path) -> None:
+    class Closed(MemoryTracker):
+        def start(self, **_: object) -> str | None:
+            raise TrackingError("no server at http://localhost:1")
+
+    with pytest.raises(TrackingError):
+        run_pipeline(Request(data=str(photo_folder), settings=SMALL), tmp_path, tracker=Closed())
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_cut_that_does_not_exist_fails_before_training(run: Run, tmp_path: Path) -> None:

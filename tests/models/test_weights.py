@@ -328,3 +328,17 @@ def test_every_tensor_of_the_torch_file_arrives() -> None:
     top = model.get_layer("top_bn")
     for weight, name in zip(top.get_weights(), ("weight", "bias", "running_mean", "running_var"), strict=True):
         np.testing.assert_array_equal(weight, tensors[f"_bn1.{name}"])
+
+
+@pytest.mark.slow
+def test_inception_v3_in_the_published_layout_and_under_the_published_name(tmp_path: Path) -> None:
+    row = find_backbone("inception_v3")
+    saved = row.build((75, 75))
+    numbers = np.random.default_rng(0)
+    saved.set_weights([numbers.normal(size=weight.shape).astype(np.float32) for weight in saved.get_weights()])
+    path = tmp_path / "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    save_legacy(saved, path)
+    fresh = row.build((96, 96))
+    load_weights(fresh, row, locate_weights(row, str(path)) or Path())
+    for loaded, original in zip(fresh.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, original)
