@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -148,11 +150,21 @@ def _summarise(result: RunResult) -> None:
 
     rows = [("run", show(result.path)), ("pictures", "  ".join(show(path) for path in result.pictures))]
     if result.export:
-        rows += [("export", show(result.export)), ("predict", f"pipeline predict {show(result.export)} IMAGE...")]
-    rows.append(("compare", "make ui  (or: pipeline ui), then open the address it prints"))
+        rows += [("export", show(result.export)), ("predict", f"{_program()} predict {show(result.export)} IMAGE...")]
+    rows.append(("compare", f"make ui  (or: {_program()} ui), then open the address it prints"))
     for name, text in rows:
         if text:
             click.echo(f"  {name:<10}{text}")
+
+
+def _program() -> str:
+    """Returns how this command can be called again: the script may be in a virtual environment that is not active."""
+    script = Path(sys.argv[0])
+    if script.name == "__main__.py":
+        return "python -m pipeline"
+    found = shutil.which(script.name)
+    here = found is not None and Path(found).resolve() == script.resolve()
+    return script.name if here else os.path.relpath(script)
 
 
 @cli.command()
