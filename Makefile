@@ -1,8 +1,10 @@
 # Every target makes what it needs: on a fresh machine `make train` creates .venv, installs, and trains.
 PYTHON ?= python3
-DATA ?=
-CONFIG ?= $(if $(DATA),configs/photos.yaml,configs/default.yaml)
-ARGS ?=
+# Set on the command line only: a DATA that happens to be exported in the shell is not meant.
+DATA :=
+CONFIG := $(if $(DATA),configs/photos.yaml,configs/default.yaml)
+ARGS :=
+export DATA CONFIG
 PORT ?= 5000
 
 VENV := .venv
@@ -30,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 train: install  ## Ingest, augment, build, train, evaluate, export (CONFIG=, DATA=, ARGS=)
-	@$(BIN)/pipeline run -c '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+	@$(BIN)/pipeline run -c "$$CONFIG" $${DATA:+--data "$$DATA"} $(ARGS)
 
 test: install  ## Run the tests, without the slow ones
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
@@ -45,7 +47,7 @@ ui: install  ## Open the MLflow UI on the runs made here (PORT=)
 
 bench: install  ## Measure what the README claims; takes about an hour
 	@$(BIN)/python benchmarks/digits.py
-	@test -z '$(DATA)' || $(BIN)/python benchmarks/photos.py '$(DATA)'
+	@test -z "$$DATA" || $(BIN)/python benchmarks/photos.py "$$DATA"
 
 battery: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)

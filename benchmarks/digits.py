@@ -2,7 +2,7 @@
 
     python benchmarks/digits.py [--seeds 5]
 
-Each run is a process of its own in an empty folder, so installation is the only thing that the times leave out.
+Each run is a process of its own; the first one also lays out the digits and makes the tracking store.
 """
 
 from __future__ import annotations

@@ -40,6 +40,9 @@ class _Group(click.Group):
         except PipelineError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
+        except OSError as error:
+            click.secho(f"error: {error.filename}: {error.strerror}; check permissions and space", fg="red", err=True)
+            ctx.exit(1)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -113,9 +116,10 @@ def _run(
     progress = TerminalProgress()
     for line in plan.lines():
         progress.say(line)
-    preflight(plan, root)
-    with quiet_tensorflow(), _Terminable():
-        result = execute(plan, root, progress, MlflowTracker(root))
+    with _Terminable():
+        preflight(plan, root)
+        with quiet_tensorflow():
+            result = execute(plan, root, progress, MlflowTracker(root))
     _summarise(result)
 
 
@@ -201,6 +205,8 @@ def predict(export_dir: Path, paths: tuple[Path, ...], top: int, output: Path | 
     else:
         for prediction in found:
             click.echo(_prediction_line(prediction, top))
+    if all(prediction.error for prediction in found):
+        sys.exit(1)
 
 
 def _prediction_line(prediction: Prediction, top: int) -> str:

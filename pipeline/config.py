@@ -58,7 +58,9 @@ class IngestConfig(Section):
 class AugmentConfig(Section):
     """Section `augment`: random changes to training images."""
 
-    views: int = Field(1, ge=0, le=1000, description="augmented views kept of each training image in features: bank")
+    views: int = Field(
+        1, ge=0, le=1000, description="augmented views kept of each training image in features: bank; 0: none"
+    )
     seed: int = Field(0, ge=0, description="which augmented views")
     transforms: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(
         (), description="e.g. [{rotate: {degrees: 10}}, flip_left_right]; the README lists them"
@@ -136,6 +138,12 @@ class TrainConfig(Section):
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
     head: HeadPhaseConfig = Field(HeadPhaseConfig(), description="first phase")
     fine_tune: FineTuneConfig = Field(FineTuneConfig(), description="second phase")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TrainConfig:
+        if not (self.head.epochs or self.fine_tune.epochs):
+            raise ValueError("head.epochs and fine_tune.epochs are both 0, so nothing would be trained; raise one")
+        return self
 
     @model_validator(mode="after")
     def _cutmix_needs_pixels(self) -> TrainConfig:

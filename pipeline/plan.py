@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from pipeline.workdir import STAGES, RunDir, check_known, check_order, find_run,
 #: The recipe when none is named: of a user's own folder, and of the sample without one.
 PHOTOS, DEFAULT = Path("configs/photos.yaml"), Path("configs/default.yaml")
 
-#: The stage that a part of the recipe belongs to; once that has run, the part is fixed.
-STAGE_OF = {
-    "task": "ingest", "experiment": "ingest", "ingest": "ingest", "augment": "augment", "model": "build",
-    "seed": "train", "train": "train", "evaluate": "evaluate", "export": "export",
+#: The stages that read a part of the recipe; once one of them has run, the part is fixed.
+READERS = {
+    "task": ("ingest",), "experiment": ("ingest",), "ingest": ("ingest",), "augment": ("augment", "train"),
+    "model": ("build",), "seed": ("train",), "train": ("train",), "evaluate": ("evaluate",), "export": ("export",),
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def plan_run(request: Request, runs: Path) -> Plan:
 
 
 def _new(request: Request, runs: Path, stages: tuple[str, ...]) -> Plan:
-    recipe = request.config or _default_recipe(request.data)
+    recipe = request.config or _default_recipe(request.data, runs.parent)
     config = load_config(recipe, _settings(request))
     if request.name is not None:
         _check_name(request.name, runs)
@@ -149,12 +150,13 @@ def _edited(recipe: Path, before: Mapping[str, str]) -> tuple[dict[str, Any], Ma
     """Returns the parts of a recipe that were edited since its run began, resolved, and the new fingerprints."""
     resolved = load_config(recipe).model_dump(mode="json")
     now = _fingerprints(recipe)
-    return {part: resolved[part] for part in STAGE_OF if now.get(part) != before.get(part)}, now
+    return {part: resolved[part] for part in READERS if now.get(part) != before.get(part)}, now
 
 
 def _check_unchanged(stored: Config, config: Config, run: RunDir) -> None:
-    for part, stage in STAGE_OF.items():
-        if getattr(stored, part) != getattr(config, part) and run.stage_state(stage) is not None:
+    for part, stages in READERS.items():
+        stage = next((stage for stage in stages if run.stage_state(stage) is not None), None)
+        if stage and getattr(stored, part) != getattr(config, part):
             raise ConfigError(
                 f"{part}: stage {stage} has run in {run.name!r} with other values; "
                 "start a new run for these (name the stage ingest, or no stage)"
@@ -178,11 +180,12 @@ def _settings(request: Request) -> list[str]:
     return [*request.settings, *data]
 
 
-def _default_recipe(data: str | None) -> Path | None:
+def _default_recipe(data: str | None, root: Path) -> Path | None:
+    recipe = root / (DEFAULT if data is None else PHOTOS)
+    if recipe.exists():
+        return Path(os.path.relpath(recipe))
     if data is not None:
-        return PHOTOS if PHOTOS.exists() else None  # the built-in defaults are the photo recipe
-    if DEFAULT.exists():
-        return DEFAULT
+        return None  # the built-in defaults are the photo recipe
     raise ConfigError(f"no {DEFAULT} here; name a folder of images with --data, or a recipe with -c")
 
 

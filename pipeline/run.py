@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import shutil
@@ -10,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import Config, dump_yaml
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, TrackingError
 from pipeline.files import atomic_path, read_json, write_json, write_text
 from pipeline.ingest import check_source, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
@@ -101,12 +102,13 @@ def preflight(plan: Plan, root: Path, *, fetch: bool = True) -> None:
 def execute(plan: Plan, root: Path, progress: Progress, tracker: Tracker) -> RunResult:
     """Returns the result of a plan that passed its preflight; a failed or interrupted stage is noted as such."""
     run = plan.run or claim_run(root / "runs", plan.name, plan.stem, _identity(plan))
-    write_text(run.config, dump_yaml(plan.config))
     conductor = _Conductor(plan.config, run, root, progress, tracker)
-    with _tracked(plan, run, tracker):
-        for stage in plan.stages:
-            conductor.run_stage(stage)
-    return _result(run)
+    with run.exclusive():
+        write_text(run.config, dump_yaml(plan.config))
+        with _tracked(plan, run, tracker):
+            for stage in plan.stages:
+                conductor.run_stage(stage)
+        return _result(run)
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
@@ -139,17 +141,23 @@ def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
             tracker.log_artifact(artifact)
         yield
     except KeyboardInterrupt:
-        tracker.finish("KILLED", "interrupted")
+        _end(tracker, "KILLED", "interrupted")
         raise
     except BaseException as error:
         told = [*getattr(error, "__notes__", []), str(error) or type(error).__name__]
-        tracker.finish("FAILED", ": ".join(told))
+        _end(tracker, "FAILED", ": ".join(told))
         raise
     tracker.finish("FINISHED")
 
 
+def _end(tracker: Tracker, status: Literal["FAILED", "KILLED"], reason: str) -> None:
+    # What ended the run is what the user must see, not that a dead server could not be told of it.
+    with contextlib.suppress(TrackingError):
+        tracker.finish(status, reason)
+
+
 def _environment() -> str:
-    found = {(dist.metadata["Name"], dist.version) for dist in importlib.metadata.distributions()}
+    found = {(dist.metadata["Name"] or "?", dist.version) for dist in importlib.metadata.distributions()}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda pair: pair[0].lower()))
 
 
@@ -187,7 +195,7 @@ class _Conductor:
         _write_csv(quarantine, rejected, ["path", "reason"])
         sizes = {split: sum(counts.values()) for split, counts in found.manifest.counts().items()}
         digest = found.manifest.digest
-        self.tracker.log_dataset(name=Path(found.source).name, digest=digest, source=found.source, counts=sizes)
+        self.tracker.log_dataset(name=found.name, digest=digest, source=found.source, counts=sizes)
         self.tracker.set_tags({"dataset": digest[:12]})
         self._log(self.run.manifest, self.run.file("ingest.json"), *([quarantine] if rejected else []))
         self.progress.say(
@@ -227,7 +235,8 @@ class _Conductor:
         from pipeline.evaluate.figures import history_figure, save_figure
         from pipeline.train.fit import EpochRow, strategy_scope, train
 
-        self.tracker.log_params({"seed": self.config.seed, "train": self.config.train.model_dump(mode="json")})
+        augment, settings = self.config.augment.model_dump(mode="json"), self.config.train.model_dump(mode="json")
+        self.tracker.log_params({"seed": self.config.seed, "augment": augment, "train": settings})
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
 
@@ -250,7 +259,7 @@ class _Conductor:
         with atomic_path(self.run.model) as draft:
             network.full.save(draft)
         _write_csv(self.run.history, outcome.history, list(outcome.history[0]))
-        save_figure(history_figure(outcome.history), self.run.file("history.png"))
+        save_figure(history_figure(outcome.history, self._task().headline_metric), self.run.file("history.png"))
         self._log(self.run.history, self.run.file("history.png"))
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
 
@@ -271,9 +280,13 @@ class _Conductor:
         with atomic_path(self.run.predictions) as draft:
             pq.write_table(pa.table(dict(found.predictions)), draft)
         document = {
-            "headline": found.headline, "metrics": dict(found.metrics), "labels": list(found.labels),
-            **found.document, **{name: dict(table) for name, table in found.tables.items()},
-        }  # fmt: skip
+            "headline": found.headline,
+            "headline_metric": f"test/{task.headline_metric}",
+            "metrics": dict(found.metrics),
+            "labels": list(found.labels),
+            **found.document,
+            **{name: dict(table) for name, table in found.tables.items()},
+        }
         write_json(self.run.evaluation, document)
         figures = task.save_figures(found, self.run.path)
         self._log(self.run.predictions, self.run.evaluation, *figures)
@@ -330,7 +343,7 @@ class _Conductor:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
-    with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -339,12 +352,11 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequen
 def _result(run: RunDir) -> RunResult:
     done = run.stage_state("evaluate") == "done"
     evaluation = read_json(run.evaluation) if done else {"headline": None, "metrics": {}}
-    names = ("augment.png", "history.png", "confusion_matrix.png")
     return RunResult(
         run=run.name,
         path=run.path,
         headline=evaluation["headline"],
         metrics=evaluation["metrics"],
-        pictures=tuple(run.file(name) for name in names if run.file(name).exists()),
+        pictures=tuple(sorted(run.path.glob("*.png"))),
         export=run.export if run.stage_state("export") == "done" else None,
     )

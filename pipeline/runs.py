@@ -20,7 +20,7 @@ def _row(run: RunDir) -> dict[str, Any]:
     state = run.load_state()
     stages = {stage: entry["state"] for stage, entry in state["stages"].items()}
     config = parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config)) if run.config.exists() else {}
-    scored = stages.get("evaluate") == "done"
+    evaluation = read_json(run.evaluation) if stages.get("evaluate") == "done" else {"metrics": {}}
     return {
         "name": run.name,
         "created": datetime.datetime.fromtimestamp(state["created"]).isoformat(timespec="seconds"),
@@ -29,10 +29,19 @@ def _row(run: RunDir) -> dict[str, Any]:
         "experiment": state["experiment"],
         "data": config.get("ingest", {}).get("data"),
         "backbone": config.get("model", {}).get("backbone"),
-        "metrics": read_json(run.evaluation)["metrics"] if scored else {},
+        "score": _score(evaluation),
+        "metrics": evaluation["metrics"],
         "mlflow_run_id": state["mlflow_run_id"],
         "path": str(run.path),
     }
+
+
+def _score(evaluation: dict[str, Any]) -> str:
+    name, metrics = evaluation.get("headline_metric"), evaluation["metrics"]
+    if name is None:
+        return ""
+    low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+    return f"{name.removeprefix('test/')} {metrics[name]:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _status(stages: dict[str, str]) -> str:
@@ -48,16 +57,12 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     """Prints the rows as a table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "created", "status", "data", "backbone", "top-1 (95 % interval)"):
+    for column in ("run", "created", "status", "data", "backbone", "score (95 % interval)"):
         table.add_column(column)
     for row in rows:
-        found = row["metrics"]
-        score = (
-            f"{found['test/top_1']:.3f} ({found['test/top_1_low']:.3f} to {found['test/top_1_high']:.3f})"
-            if "test/top_1" in found
-            else ""
-        )
-        table.add_row(row["name"], row["created"].replace("T", " "), row["status"], row["data"], row["backbone"], score)
+        cells = (row["name"], row["created"].replace("T", " "), row["status"], row["data"], row["backbone"])
+        table.add_row(*(Text(str(cell)) for cell in cells), row["score"])  # Text: a "[" in a name is no markup
     Console(width=None if Console().is_terminal else 160).print(table)

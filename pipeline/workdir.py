@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import filelock
 
 from pipeline.errors import ConfigError, PipelineError, StageOrderError, nearest
 from pipeline.files import read_json, write_json
@@ -76,6 +79,21 @@ class RunDir:
     def export(self) -> Path:
         """The SavedModel."""
         return self.path / "export"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps every other process out of this run for the block; the system lets go of it when a process dies.
+
+        Raises:
+            ConfigError: Another process is in it.
+        """
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise ConfigError(
+                f"run {self.name!r} is in use by another process; wait for it, or begin a new run"
+            ) from error
 
     def load_state(self) -> dict[str, Any]:
         """Returns what `run.json` holds."""

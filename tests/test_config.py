@@ -230,7 +230,9 @@ def test_a_value_that_cannot_be_names_its_key(text: str, key: str, tmp_path: Pat
     assert refusal(tmp_path, text).startswith(key)
 
 
-@pytest.mark.parametrize("train", ["{cutmix: 1.0, features: live}", "{cutmix: 1.0, head: {epochs: 0}}"])
+@pytest.mark.parametrize(
+    "train", ["{cutmix: 1.0, features: live}", "{cutmix: 1.0, head: {epochs: 0}, fine_tune: {epochs: 1}}"]
+)
 def test_cutmix_goes_where_pixels_are(train: str, tmp_path: Path) -> None:
     assert load(tmp_path, f"train: {train}").train.cutmix == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config import Config, load_config
 from pipeline.errors import ConfigError, PipelineError, StageOrderError
-from pipeline.plan import STAGE_OF, Plan, Request, plan_run
+from pipeline.plan import READERS, Plan, Request, plan_run
 from pipeline.progress import Silent
 from pipeline.run import execute
 from pipeline.tracking import NullTracker
@@ -215,7 +215,7 @@ def test_a_run_keeps_what_was_set_when_it_began(project: Project) -> None:
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_part_is_fixed_once_its_stage_has_run(key: str, project: Project) -> None:
     part = key.split(".")[0]
-    owner = STAGE_OF[part]
+    owner = READERS[part][0]
     run = project.begin(*STAGES[: STAGES.index(owner)])
     setting = (f"{key}={CHANGES[key]}",)
     if owner != "ingest":
@@ -229,9 +229,9 @@ def test_a_part_is_fixed_once_its_stage_has_run(key: str, project: Project) -> N
 
 
 def test_every_part_of_a_recipe_belongs_to_a_stage() -> None:
-    assert set(STAGE_OF) == set(Config.model_fields)
-    assert set(STAGE_OF) == {key.split(".")[0] for key in CHANGES}
-    assert set(STAGE_OF.values()) == set(STAGES)
+    assert set(READERS) == set(Config.model_fields)
+    assert set(READERS) == {key.split(".")[0] for key in CHANGES}
+    assert {stage for stages in READERS.values() for stage in stages} == set(STAGES)
 
 
 def test_an_edited_recipe_counts_where_its_stage_has_not_run(project: Project) -> None:

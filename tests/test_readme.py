@@ -58,7 +58,9 @@ def test_numbers_of_the_zoo() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_can_be_run(path: Path) -> None:
     config = load_config(path)
-    assert path.read_text().startswith("# make train")
+    head = path.read_text().split("\n\n")[0]
+    assert head.startswith("# make train")
+    assert "# Expected:" in head
     assert f"configs/{path.name}" in README
     assert config.task in TASKS
     row = find_backbone(config.model.backbone)

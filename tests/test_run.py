@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load_config
-from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
+from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, TrackingError
 from pipeline.export.predict import Predictor
 from pipeline.plan import Request
 from pipeline.run import RunResult, run_pipeline
@@ -52,7 +54,7 @@ def whole(
 
 
 def test_every_artefact_of_the_design_is_there(whole: tuple[RunResult, MemoryTracker]) -> None:
-    found = {path.name for path in whole[0].path.iterdir()}
+    found = {path.name for path in whole[0].path.iterdir() if not path.name.startswith(".")}
     assert found == {
         "augment.json", "augment.png", "config.yaml", "confusion_matrix.png", "environment.txt", "evaluation.json",
         "export", "history.csv", "history.png", "ingest.json", "manifest.parquet", "model.json", "model.keras",
@@ -230,13 +232,74 @@ def test_a_cut_that_does_not_exist_fails_before_training(run: Run, tmp_path: Pat
     assert states == ["done", "done", "failed", None, None, None]
 
 
-def test_mixed_precision_is_evaluated_and_exported_in_float32(run: Run) -> None:
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_is_for_training_only(run: Run, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     import keras
 
-    result, _ = run(settings=(*SMALL, "model.precision=mixed_bfloat16"))
+    trained, fit = [], keras.Model.fit
+
+    def watched(model: keras.Model, *args: object, **kwargs: object) -> object:
+        layers = {layer.name: layer.compute_dtype for layer in model._flatten_layers()}
+        trained.append((layers["dense_1"], type(model.optimizer).__name__))
+        return fit(model, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    result, _ = run(settings=(*SMALL, f"model.precision={precision}"))
+    kind = "LossScaleOptimizer" if precision == "mixed_float16" else "LayerwiseAdam"
+    assert trained == [(precision.removeprefix("mixed_"), kind)] * 2
     model = keras.models.load_model(result.path / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
     assert result.export is not None
+
+
+def test_the_recipe_chooses_the_strategy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    made, mirrored = [], tf.distribute.MirroredStrategy
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append(mirrored()) or made[0])
+    run("ingest", "build", "train", settings=(*SMALL, "train.strategy=mirrored"))
+    assert len(made) == 1
+
+
+def test_a_name_that_is_not_utf8_is_quarantined(run: Run, photo_folder: Path) -> None:
+    bad = os.fsencode(photo_folder / "red") + b"/caf\xe9.jpg"
+    shutil.copy(photo_folder / "red" / "0.jpg", bad)
+    result, _ = run("ingest")
+    (row,) = csv.DictReader((result.path / "quarantine.csv").read_text().splitlines())
+    assert "not UTF-8" in row["reason"]
+
+
+def test_what_train_was_told_of_augmentation_stays(run: Run) -> None:
+    begun, tracker = run("ingest", "build", "train")
+    assert tracker.params["augment.views"] == "1"
+    with pytest.raises(ConfigError, match="augment: stage train has run"):
+        run("augment", settings=("augment.views=3",), data=None, name=begun.run)
+
+
+def test_a_dead_tracker_does_not_hide_the_error(tmp_path: Path, photo_folder: Path) -> None:
+    class Dead(MemoryTracker):
+        def finish(self, *_: object) -> None:
+            raise TrackingError("no server")
+
+    settings = (*SMALL, "train.fine_tune.from=nonsense")
+    with pytest.raises(ModelError, match="nonsense"):
+        run_pipeline(Request(data=str(photo_folder), settings=settings), tmp_path, tracker=Dead())
+
+
+def test_a_run_in_use_is_left_alone(run: Run) -> None:
+    begun, _ = run("ingest")
+    with RunDir(begun.path).exclusive(), pytest.raises(ConfigError, match="in use by another process"):
+        run("augment", settings=(), data=None, name=begun.run)
+
+
+def test_training_that_diverges_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.tasks.classification import Classification
+
+    monkeypatch.setattr(
+        Classification, "loss", lambda self, smoothing: lambda truth, logits: logits[:, 0] * float("nan")
+    )
+    with pytest.raises(ModelError, match=r"training diverged: .* in head; lower train\.head\.learning_rate"):
+        run()
 
 
 def test_splits_of_ones_own_are_kept(run: Run, tmp_path: Path, make_photos: Callable[..., Path]) -> None:

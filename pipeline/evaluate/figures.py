@@ -51,22 +51,22 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
     return figure
 
 
-def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Returns loss and accuracy over the epochs of both phases, train and validation."""
+def history_figure(history: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Returns the loss and one more metric over the epochs of both phases, train and validation."""
     figure = Figure(figsize=(9, 3.4))
     epochs = [row["epoch"] for row in history]
     boundary = next((row["epoch"] - 0.5 for row in history if row["phase"] != history[0]["phase"]), None)
     best = min(history, key=lambda row: row["validation/loss"])
-    for place, (metric, name) in enumerate([("loss", "loss"), ("top_1", "accuracy (top-1)")], start=1):
+    for place, name in enumerate(["loss", metric], start=1):
         axes = figure.add_subplot(1, 2, place)
         for split, color in (("train", _ORANGE), ("validation", _BLUE)):
-            axes.plot(epochs, [row[f"{split}/{metric}"] for row in history], color=color, label=split, marker=".", ms=3)
-        axes.plot(best["epoch"], best[f"validation/{metric}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
+            axes.plot(epochs, [row[f"{split}/{name}"] for row in history], color=color, label=split, marker=".", ms=3)
+        axes.plot(best["epoch"], best[f"validation/{name}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
         if boundary:
             axes.axvline(boundary, color=_GRAY, lw=0.8, ls=":")
             axes.annotate(" fine-tune", (boundary, 0.97), xycoords=("data", "axes fraction"), color=_GRAY, fontsize=8)
         axes.set_xlabel("epoch")
-        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_title(name, loc="left", fontsize=10, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import DataError, ExportError
 from pipeline.files import atomic_path
-from pipeline.images.headers import SUFFIXES
+from pipeline.images.headers import SUFFIXES, check_image, quiet_pillow
 
 #: Input of the default signature: `(B,)` strings, each an encoded image.
 BYTES = "image_bytes"
@@ -66,7 +67,9 @@ class Predictor:
     def predict(self, paths: Sequence[Path], batch_size: int = 16) -> Iterator[Prediction]:
         """Yields a prediction for each file, in order; a bad file does not fail its neighbours."""
         for start in range(0, len(paths), batch_size):
-            yield from self._predict_batch(paths[start : start + batch_size])
+            with quiet_pillow():
+                found = self._predict_batch(paths[start : start + batch_size])
+            yield from found
 
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
         """Returns `(B, C)` float32 for encoded images; raises TensorFlow's error if one of them is bad."""
@@ -94,10 +97,10 @@ class Predictor:
 
     def _answer(self, path: Path, content: bytes | str, row: np.ndarray | None) -> Prediction:
         if row is None:
-            return Prediction(str(path), "", None, {}, str(content))
+            return Prediction(_shown(path), "", None, {}, str(content))
         best = int(row.argmax())
         probabilities = dict(zip(self.labels, map(float, row), strict=True))
-        return Prediction(str(path), self.labels[best], float(row[best]), probabilities)
+        return Prediction(_shown(path), self.labels[best], float(row[best]), probabilities)
 
 
 def collect_images(paths: Sequence[Path]) -> list[Path]:
@@ -109,7 +112,7 @@ def collect_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found += sorted(file for file in path.rglob("*") if _is_image_below(path, file))
         elif path.exists():
             found.append(path)
         else:
@@ -117,6 +120,11 @@ def collect_images(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise DataError(f"no image files in {', '.join(map(str, paths))}; endings looked for: {', '.join(SUFFIXES)}")
     return found
+
+
+def _is_image_below(folder: Path, file: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
 
 
 def check_output(path: Path) -> None:
@@ -170,10 +178,19 @@ _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parqu
 
 
 def _read(path: Path) -> bytes | str:
+    """Returns a file's bytes, or why they are no image: what ingest refuses is not guessed at here."""
     try:
-        return path.read_bytes() or "the file is empty"
+        check_image(path, named=False)
+        return path.read_bytes()
+    except DataError as error:
+        return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+
+
+def _shown(path: Path) -> str:
+    """Returns a path as text that can be printed and stored, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _first_line(error: Exception) -> str:

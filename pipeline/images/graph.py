@@ -20,10 +20,17 @@ def decode_image(contents: tf.Tensor, image_size: tuple[int, int], channels: int
         image_size: (H, W) in pixels.
         channels: 3 for RGB, 1 for luma.
     """
-    pixels = _onto_white(_decode(contents))
+    pixels = _decode(contents)
+    count = tf.shape(pixels)[-1]
+    colour = tf.cond(count >= 3, lambda: pixels[..., :3], lambda: tf.repeat(pixels[..., :1], 3, axis=-1))
+    # Only what has transparency becomes float at its full size: a photograph of 24 megapixels would take 300 MB.
+    resized = tf.cond(
+        tf.equal(count % 2, 0),
+        lambda: _resize(_onto_white(colour, pixels[..., -1:]), image_size),
+        lambda: _resize(colour, image_size),
+    )
     if channels == 1:
-        pixels = tf.tensordot(pixels, tf.constant(_LUMA), axes=1)[..., tf.newaxis]
-    resized = tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
+        resized = tf.tensordot(resized, tf.constant(_LUMA), axes=1)[..., tf.newaxis]
     return tf.ensure_shape(resized, (*image_size, channels))
 
 
@@ -61,11 +68,12 @@ def _is_animated_webp(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _onto_white(pixels: tf.Tensor) -> tf.Tensor:
-    """Returns `(H, W, 3)` float32 in [0, 255] from uint8 gray, gray + alpha, RGB or RGBA."""
-    channels = tf.shape(pixels)[-1]
-    values = tf.cast(pixels, tf.float32)
-    colour = tf.cond(channels >= 3, lambda: values[..., :3], lambda: tf.repeat(values[..., :1], 3, axis=-1))
-    has_alpha = tf.equal(channels % 2, 0)
-    opacity = tf.cond(has_alpha, lambda: values[..., -1:] / 255.0, lambda: tf.ones_like(values[..., -1:]))
-    return colour * opacity + 255.0 * (1.0 - opacity)
+def _onto_white(colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """Returns `(H, W, 3)` float32 in [0, 255] from `(H, W, 3)` and `(H, W, 1)` uint8."""
+    opacity = tf.cast(alpha, tf.float32) / 255.0
+    return tf.cast(colour, tf.float32) * opacity + 255.0 * (1.0 - opacity)
+
+
+def _resize(pixels: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+    """Returns pixels of any type, resized, as float32."""
+    return tf.image.resize(pixels, image_size, method="bilinear", antialias=True)

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
-#: More pixels than any camera gives and far fewer than a decompression bomb: 100 megapixels decode to 300 MB.
+#: More pixels than any camera gives and far fewer than a decompression bomb: 100 megapixels of RGB are 300 MB.
 PIXEL_LIMIT = 100_000_000
 
 #: The (format, mode) pairs that `pipeline.images.graph` is proven to read like Pillow (tests/images/test_graph.py).
@@ -47,10 +47,14 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def check_image(path: Path) -> Header:
+def check_image(path: Path, *, named: bool = True) -> Header:
     """Returns the header of an image that was also decoded to its end.
 
     The header is read first, so a decompression bomb is refused before it takes memory.
+
+    Args:
+        path: The file.
+        named: Whether its ending must be that of its format.
 
     Raises:
         DataError: The reason, in the words of `quarantine.csv`, why the file cannot be trained on.
@@ -60,7 +64,9 @@ def check_image(path: Path) -> Header:
             raise DataError("the file is empty")
         with Image.open(path) as image:
             header = Header(_format(image), image.mode, image.width, image.height)
-            _refuse_unreadable(path, header, "transparency" in image.info)
+            if named and SUFFIXES.get(path.suffix.lower()) != header.format:
+                raise DataError(f"named {path.suffix} but holds {header.format}; give it its own ending or take it out")
+            _refuse_unreadable(header, "transparency" in image.info)
             _refuse_differently_read(image)
             image.load()  # verify() would let a truncated JPEG through
     except Image.DecompressionBombError as error:
@@ -70,7 +76,9 @@ def check_image(path: Path) -> Header:
     except DataError:
         raise
     except Exception as error:  # on damaged data Pillow's plug-ins raise what they like, RuntimeError for example
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"cannot be read: {error.strerror}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot be decoded: {reason}") from error
     return header
 
@@ -91,9 +99,7 @@ def _format(image: Image.Image) -> str:
     return "JPEG" if image.format == "MPO" else image.format or ""
 
 
-def _refuse_unreadable(path: Path, header: Header, keyed_transparency: bool) -> None:
-    if SUFFIXES.get(path.suffix.lower()) != header.format:
-        raise DataError(f"named {path.suffix} but holds {header.format}; give it its own ending or take it out")
+def _refuse_unreadable(header: Header, keyed_transparency: bool) -> None:
     if header.width * header.height > PIXEL_LIMIT:
         raise DataError(f"{header.width} x {header.height} is over {PIXEL_LIMIT:,} pixels; scale the image down")
     kind = (header.format, header.mode)

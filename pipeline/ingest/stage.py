@@ -17,8 +17,16 @@ from pipeline.progress import Progress
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What ingest found: the manifest, and the images that were left out with the reason."""
+    """What ingest found: the manifest, and the images that were left out with the reason.
 
+    Attributes:
+        name: Of the data set, short: the folder's name or the sample's.
+        source: Where it came from, whole: the folder's path or the sample.
+        manifest: The images.
+        rejected: Those left out.
+    """
+
+    name: str
     source: str
     manifest: Manifest
     rejected: tuple[Rejected, ...]
@@ -64,7 +72,8 @@ def ingest(config: IngestConfig, data_dir: Path, progress: Progress) -> IngestRe
     splits = _assign([image.item for image in good], [image.sha256 for image in good], config.split)
     manifest = build_manifest([_row(image, split) for image, split in zip(good, splits, strict=True)])
     _check_sides(manifest)
-    return IngestResult(config.data or str(root), manifest, tuple(bad))
+    source = config.data if config.data and is_sample(config.data) else str(root)
+    return IngestResult(root.name, source, manifest, tuple(bad))
 
 
 def _assign(items: Sequence[Item], clusters: Sequence[str], config: SplitConfig) -> list[str]:

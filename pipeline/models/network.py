@@ -61,6 +61,7 @@ class Network:
         full: Raw pixels `(B, H, W, C)` float32 in [0, 255] -> logits `(B, num_classes)` float32.
         scaling, backbone, pooling, classifier: `full`, part by part.
         batch_norm: "frozen" or "trained": the statistics of BatchNorm layers above a cut.
+        precision: "float32", "mixed_float16" or "mixed_bfloat16".
         weights_digest: SHA-256 of the weights file, None when the weights are random.
     """
 
@@ -71,6 +72,7 @@ class Network:
     pooling: keras.Model
     classifier: keras.Model
     batch_norm: str
+    precision: str
     weights_digest: str | None
 
     @property
@@ -168,7 +170,7 @@ def build_network(
         scaling = keras.Model(pixels, build_scaling(row)(pixels), name="scaling")
         pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
         full = keras.Model(pixels, classifier(pooling(backbone(scaling(pixels)))), name=row.name)
-    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, digest)
+    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest)
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def _load_hdf5(model: keras.Model, path: Path) -> None:
 
 def _require_same_arrays(model: keras.Model, path: Path) -> None:
     """Raises `ValueError` unless the file's arrays have the shapes of the model's: Keras ignores arrays too many."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     shapes: Counter[tuple[int, ...]] = Counter()
 

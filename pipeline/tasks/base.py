@@ -46,6 +46,8 @@ class Task(Protocol):
     """One kind of learning problem."""
 
     name: str
+    #: The score that people compare by, as `training_metrics` and `evaluate` call it; it has `_low` and `_high`.
+    headline_metric: str
 
     def encode_targets(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
         """Returns what the loss compares with, `(N, ...)` float32."""

@@ -21,6 +21,7 @@ class Classification:
     """Cross-entropy over classes, one of which each image has. Implements `pipeline.tasks.base.Task`."""
 
     name = "classification"
+    headline_metric = "top_1"
 
     def encode_targets(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
         """Returns one-hot rows, `(N, C)` float32."""

@@ -6,7 +6,7 @@ memory for the length of one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -49,7 +49,7 @@ def extract(
     return Features(values, images)
 
 
-def _padded_forward(trunk: keras.Model, batch_size: int):  # type: ignore[no-untyped-def]
+def _padded_forward(trunk: keras.Model, batch_size: int) -> Callable[[tf.Tensor], np.ndarray]:
     """Returns a function of pixels -> the trunk's answer as float32, always computed in batches of `batch_size`.
 
     The last bits of an answer change with the batch size, so a short batch is filled up: an image's features must not

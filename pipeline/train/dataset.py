@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -141,18 +141,19 @@ def preview_images(
         rank.append(seen[label])
     rows = sorted(range(len(manifest)), key=lambda row: rank[row])[:count]
     paths, labels = manifest.column("path"), manifest.column("label")
-    pixels = [decode_image(tf.io.read_file(paths[row]), image_size, channels) for row in rows]
+    with naming_bad_images([paths[row] for row in rows]):
+        pixels = [decode_image(tf.io.read_file(paths[row]), image_size, channels) for row in rows]
     return [tf.cast(tf.round(image), tf.uint8).numpy() for image in pixels], [labels[row] for row in rows]
 
 
-def _reader(spec: InputSpec):  # type: ignore[no-untyped-def]
+def _reader(spec: InputSpec) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     def read(path: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return decode_image(tf.io.read_file(path), spec.image_size, spec.channels), seed
 
     return read
 
 
-def _augmenter(spec: InputSpec, policy: Policy):  # type: ignore[no-untyped-def]
+def _augmenter(spec: InputSpec, policy: Policy) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Returns a graph function (pixels, seeds, view) -> pixels of the same shape, float32 in [0, 255]."""
     shape = (None, *spec.image_size, spec.channels)
 

@@ -14,11 +14,12 @@ import tensorflow as tf
 
 from pipeline.augment.policy import Policy
 from pipeline.config import AugmentConfig, FineTuneConfig, HeadPhaseConfig, TrainConfig
+from pipeline.errors import ModelError
 from pipeline.ingest.manifest import Manifest
 from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress
 from pipeline.tasks.base import Task
-from pipeline.train.bank import extract, feature_batches
+from pipeline.train.bank import Features, extract, feature_batches
 from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
 from pipeline.train.mixing import mix_batches
 from pipeline.train.optimizer import build_optimizer, rate_multipliers
@@ -75,7 +76,7 @@ def train(
         on_epoch: Called with each row of the history as it is made.
 
     Raises:
-        ModelError: `config.fine_tune.from` names no cut.
+        ModelError: `config.fine_tune.from` names no cut, or the loss is never finite.
         DataError: TensorFlow cannot decode an image.
     """
     began = time.perf_counter()
@@ -118,8 +119,7 @@ class _Trainer:
         cut, phase = self.network.cut(FEATURES), self.config.head
         epochs = range(phase.epochs)
         if self.config.features == "live":
-            self.forward_passes += phase.epochs * (len(self.data.train) + len(self.data.validation))
-            return self._fit("head", self._join(cut), self._live(epochs), self._validation_pixels(), phase, [])
+            return self._fit_live("head", cut, phase, [])
         train = self._extract(cut, self.data.train, range(views + 1), "features of train")
         validation = self._extract(cut, self.data.validation, [0], "features of validation")
         batches = feature_batches(train, seed=self.seed, epochs=epochs, batch_size=self.config.batch_size)
@@ -134,29 +134,33 @@ class _Trainer:
         phase = self.config.fine_tune
         before, best_before = self.network.full.get_weights(), self._best_loss("head")
         cut = self.network.cut(phase.from_)
-        first = len(self.history)
         frozen = {id(layer) for layer in cut.trunk._flatten_layers()}
         trained = [layer for layer in self.network.backbone.layers if id(layer) not in frozen]
-        batches = self._live(range(first, first + phase.epochs))
-        self._fit("fine_tune", self._join(cut), batches, self._validation_pixels(), phase, trained)
+        self._fit_live("fine_tune", cut, phase, trained)
         if best_before < self._best_loss("fine_tune"):
             self.network.full.set_weights(before)
             self.progress.say("fine-tuning did not lower the validation loss; the head phase's weights are kept")
 
     def _best_loss(self, phase: str) -> float:
         losses = [float(row["validation/loss"]) for row in self.history if row["phase"] == phase]
-        return min(losses, default=math.inf)
+        return min(filter(math.isfinite, losses), default=math.inf)
 
-    def _extract(self, cut: Cut, images: Images, views: Sequence[int], title: str):  # type: ignore[no-untyped-def]
+    def _extract(self, cut: Cut, images: Images, views: Sequence[int], title: str) -> Features:
         self.forward_passes += len(views) * len(images)
         batch = self.network.row.extraction_batch
         return extract(cut.trunk, images, self.data.spec, self.data.policy, views, batch, self.progress, title)
 
-    def _live(self, epochs: range) -> tf.data.Dataset:
-        return live_batches(
+    def _fit_live(
+        self, name: str, cut: Cut, phase: HeadPhaseConfig | FineTuneConfig, trained: Sequence[keras.layers.Layer]
+    ) -> None:
+        """Trains the top while the trunk answers anew in every epoch."""
+        first = len(self.history)
+        batches = live_batches(
             self.data.train, self.data.spec, self.data.policy,
-            seed=self.seed, epochs=epochs, batch_size=self.config.batch_size,
+            seed=self.seed, epochs=range(first, first + phase.epochs), batch_size=self.config.batch_size,
         )  # fmt: skip
+        self._fit(name, self._join(cut), batches, self._validation_pixels(), phase, trained)
+        self.forward_passes += (len(self.history) - first) * (len(self.data.train) + len(self.data.validation))
 
     def _validation_pixels(self) -> tf.data.Dataset:
         images = self.data.validation
@@ -175,8 +179,10 @@ class _Trainer:
         config, first = self.config, len(self.history)
         steps = math.ceil(len(self.data.train) / config.batch_size)
         rate_at_cut = phase.rate_at_cut if isinstance(phase, FineTuneConfig) else 1.0
-        multipliers = rate_multipliers(model, trained_backbone, rate_at_cut)
-        optimizer = build_optimizer(phase, multipliers, steps_per_epoch=steps, ema=config.ema)
+        rates = rate_multipliers(model, trained_backbone, rate_at_cut)
+        optimizer = build_optimizer(phase, model, rates, steps_per_epoch=steps, ema=config.ema)
+        if self.network.precision == "mixed_float16":  # else gradients below 6e-8 would be taken for 0
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         # XLA makes depthwise networks 5 to 10 times slower on a CPU.
         model.compile(
             optimizer, self.task.loss(config.label_smoothing), metrics=self.task.training_metrics(), jit_compile=False
@@ -186,8 +192,12 @@ class _Trainer:
             model.fit(
                 mixed, validation_data=validation, initial_epoch=first, epochs=first + phase.epochs,
                 steps_per_epoch=steps, verbose=0, shuffle=False,
-                callbacks=[*_keepers(config, phase.epochs), _EpochLog(name, bar, self._log)],
+                callbacks=[*_keepers(config, phase.epochs), _EpochLog(name, bar, self._log, self.task.headline_metric)],
             )  # fmt: skip
+        if not math.isfinite(self._best_loss(name)):
+            raise ModelError(
+                f"training diverged: no finite validation loss in {name}; lower train.{name}.learning_rate"
+            )
 
     def _log(self, row: EpochRow) -> None:
         self.history.append(row)
@@ -204,19 +214,19 @@ def _keepers(config: TrainConfig, epochs: int) -> list[keras.callbacks.Callback]
 class _EpochLog(keras.callbacks.Callback):
     """Moves the bar with every step and hands on a row with every epoch."""
 
-    def __init__(self, phase: str, bar: Bar, log: Callable[[EpochRow], None]) -> None:
+    def __init__(self, phase: str, bar: Bar, log: Callable[[EpochRow], None], metric: str) -> None:
         super().__init__()
-        self._phase, self._bar, self._log = phase, bar, log
+        self._phase, self._bar, self._log, self._metric = phase, bar, log, metric
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         self._bar.advance()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        logs = logs or {}
+        logs = dict(logs or {})
         splits = {
             f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"train/{name}": float(value)
             for name, value in logs.items()
         }
         rate = float(np.asarray(self.model.optimizer.learning_rate))
         self._log({"epoch": epoch + 1, "phase": self._phase, **splits, "train/learning_rate": rate})
-        self._bar.advance(0, f"validation {logs.get('val_top_1', 0):.3f}")
+        self._bar.advance(0, f"validation {logs[f'val_{self._metric}']:.3f}")

@@ -11,39 +11,39 @@ from pipeline.config import FineTuneConfig, HeadPhaseConfig
 
 
 class LayerwiseAdam(keras.optimizers.Adam):
-    """Adam whose learning rate is multiplied, variable by variable.
+    """Adam whose learning rate is multiplied, and whose decoupled weight decay is chosen, variable by variable.
 
-    Scaling gradients would not do: Adam divides their scale out again.
+    Scaling gradients would not do: Adam divides their scale out again. Keras' own weight decay would not either: it
+    goes by the optimizer's one rate, and so would pull slow variables down many times harder than they learn.
 
     Args:
         multipliers: One factor for each trainable variable, in the model's order.
+        decays: Likewise, the share of a variable's value that a step at rate 1 takes away.
         **settings: As of `keras.optimizers.Adam`.
     """
 
-    def __init__(self, multipliers: Sequence[float], **settings: Any) -> None:
+    def __init__(self, multipliers: Sequence[float], decays: Sequence[float], **settings: Any) -> None:
         super().__init__(**settings)
-        self._multipliers = tuple(multipliers)
+        self._multipliers, self._decays = tuple(multipliers), tuple(decays)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Applies one gradient to one variable."""
-        factor = self._multipliers[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
+        index = self._get_variable_index(variable)
+        rate = keras.ops.cast(learning_rate, variable.dtype) * self._multipliers[index]
+        if self._decays[index]:
+            self.assign_sub(variable, variable * rate * self._decays[index])
+        super().update_step(gradient, variable, rate)
 
 
 def build_optimizer(
-    phase: HeadPhaseConfig | FineTuneConfig, multipliers: Sequence[float], *, steps_per_epoch: int, ema: float
-) -> LayerwiseAdam:
-    """Returns the optimizer of a phase; weight decay is decoupled and spares biases and BatchNorm."""
-    optimizer = LayerwiseAdam(
-        multipliers,
-        learning_rate=_schedule(phase, steps_per_epoch),
-        weight_decay=phase.weight_decay or None,
-        use_ema=ema > 0,
-        ema_momentum=ema or 0.99,
-    )
-    if phase.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+    phase: HeadPhaseConfig | FineTuneConfig, model: keras.Model, multipliers: Sequence[float], *,
+    steps_per_epoch: int, ema: float,
+) -> LayerwiseAdam:  # fmt: skip
+    """Returns the optimizer of a phase; weight decay spares biases and BatchNorm."""
+    spared = ("bias", "gamma", "beta")
+    decays = [0.0 if variable.name in spared else phase.weight_decay for variable in model.trainable_variables]
+    schedule = _schedule(phase, steps_per_epoch)
+    return LayerwiseAdam(multipliers, decays, learning_rate=schedule, use_ema=ema > 0, ema_momentum=ema or 0.99)
 
 
 def _schedule(phase: HeadPhaseConfig | FineTuneConfig, steps_per_epoch: int) -> keras.optimizers.schedules.CosineDecay:

@@ -33,9 +33,9 @@ def test_history_shows_both_phases_and_the_best_epoch() -> None:
         {"epoch": epoch + 1, "phase": phase, "validation/loss": loss, **rest}
         for epoch, (phase, loss) in enumerate([("head", 0.9), ("head", 0.8), ("fine_tune", 0.3), ("fine_tune", 0.4)])
     ]  # fmt: skip
-    loss, accuracy = history_figure(rows).axes
+    loss, accuracy = history_figure(rows, "top_1").axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
     assert curves["validation"] == [[1, 0.9], [2, 0.8], [3, 0.3], [4, 0.4]]
     assert curves["best loss"] == [[3, 0.3]]
     assert any("fine-tune" in text.get_text() for text in accuracy.texts)
-    assert not any(text.get_text() for text in history_figure(rows[:2]).axes[0].texts)
+    assert not any(text.get_text() for text in history_figure(rows[:2], "top_1").axes[0].texts)

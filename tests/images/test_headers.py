@@ -115,11 +115,11 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(
         raise error
 
     monkeypatch.setattr(Image, "open", refuse)
-    assert refusal(path) == f"cannot be decoded: {error.strerror}"
+    assert refusal(path) == f"cannot be read: {error.strerror}"
 
 
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "gone.png") == "cannot be decoded: No such file or directory"
+    assert refusal(tmp_path / "gone.png") == "cannot be read: No such file or directory"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")

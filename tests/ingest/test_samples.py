@@ -49,7 +49,7 @@ def test_an_interrupted_layout_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         lay_out_digits(tmp_path / "digits")
     assert len(saved) == 100
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [".digits.lock"]
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -79,7 +79,7 @@ def test_the_head_learns_and_the_backbone_stays(manifest: Manifest) -> None:
     assert outcome.history[-1]["train/loss"] < 0.75 * outcome.history[0]["train/loss"]  # type: ignore[operator]
     for before, after in zip(untouched, network.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    assert outcome.forward_passes == 40 + 12  # one for each image of train and validation, none of test
+    assert outcome.forward_passes == 52  # one for each image of train and validation, none of test
 
 
 def test_both_phases_are_one_count_of_epochs(manifest: Manifest) -> None:
@@ -108,6 +108,20 @@ def test_fine_tuning_changes_what_is_above_the_cut_only(manifest: Manifest) -> N
         if any(not np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
     }
     assert changed == {"block2_conv"}
+
+
+def test_forward_passes_are_those_that_were_made(manifest: Manifest) -> None:
+    noise = load_policy(["noise"])
+    _, bank = fit(manifest, recipe(head=HEAD, fine_tune=FINE), policy=noise)
+    assert bank.forward_passes == (2 * 40 + 12) + 2 * 52  # two views of train; then the trunk in two epochs
+    _, live = fit(manifest, recipe(head=HEAD | {"epochs": 3}, features="live"), policy=noise)
+    assert live.forward_passes == 3 * 52
+
+
+def test_cutmix_reaches_the_training(manifest: Manifest) -> None:
+    plain, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features="live"))
+    cut, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features="live", cutmix=1.0))
+    assert not np.allclose(plain.classifier.get_weights()[0], cut.classifier.get_weights()[0])
 
 
 def test_bank_and_live_train_the_same_head_on_the_same_views(manifest: Manifest) -> None:

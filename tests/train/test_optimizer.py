@@ -10,7 +10,10 @@ from pipeline.train.optimizer import LayerwiseAdam, build_optimizer, rate_multip
 
 def test_a_multiplier_scales_the_step_and_nothing_else() -> None:
     slow, fast, plain = (keras.Variable([1.0, -2.0]) for _ in range(3))
-    layerwise, adam = LayerwiseAdam([0.1, 1.0], learning_rate=0.01), keras.optimizers.Adam(learning_rate=0.01)
+    layerwise, adam = (
+        LayerwiseAdam([0.1, 1.0], [0.0, 0.0], learning_rate=0.01),
+        keras.optimizers.Adam(learning_rate=0.01),
+    )
     for gradient in ([3.0, -1.0], [1.0, 1.0], [-2.0, 5.0]):
         layerwise.apply([np.float32(gradient)] * 2, [slow, fast])
         adam.apply([np.float32(gradient)], [plain])
@@ -31,11 +34,11 @@ def test_rates_rise_geometrically_from_the_cut_to_the_head() -> None:
 
 
 def rates(phase: HeadPhaseConfig | FineTuneConfig, steps: int) -> list[float]:
-    optimizer = build_optimizer(phase, [1.0], steps_per_epoch=steps, ema=0.0)
-    variable, found = keras.Variable([0.0]), []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer, found = build_optimizer(phase, model, [1.0], steps_per_epoch=steps, ema=0.0), []
     for _ in range(phase.epochs * steps):
         found.append(float(optimizer.learning_rate.numpy()))
-        optimizer.apply([np.float32([0.0])], [variable])
+        optimizer.apply([np.float32([[0.0]])], model.trainable_variables)
     return found
 
 
@@ -53,13 +56,14 @@ def test_warmup_leaves_an_epoch_at_full_rate(epochs: int, warmup: float) -> None
     assert found[-1] < 0.5
 
 
-def test_weight_decay_spares_biases() -> None:
-    dense = keras.layers.Dense(2, bias_initializer="ones")
-    dense.build((None, 3))
-    before = [np.asarray(weights.numpy()) for weights in dense.trainable_variables]
+def test_weight_decay_goes_by_each_variables_rate_and_spares_biases() -> None:
+    layers = [keras.layers.Dense(2, bias_initializer="ones") for _ in range(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    before = model.get_weights()
     phase = HeadPhaseConfig(epochs=2, learning_rate=0.1, warmup_epochs=0, weight_decay=0.5)
-    optimizer = build_optimizer(phase, [1.0, 1.0], steps_per_epoch=10, ema=0.0)
-    optimizer.apply([np.zeros_like(weights) for weights in before], dense.trainable_variables)
-    kernel, bias = (np.asarray(weights.numpy()) for weights in dense.trainable_variables)
-    np.testing.assert_allclose(kernel, before[0] * (1 - 0.1 * 0.5), rtol=1e-5)
-    np.testing.assert_array_equal(bias, before[1])
+    optimizer = build_optimizer(phase, model, [0.2, 0.2, 1.0, 1.0], steps_per_epoch=10, ema=0.0)
+    optimizer.apply([np.zeros_like(weights) for weights in before], model.trainable_variables)
+    slow, slow_bias, fast, fast_bias = model.get_weights()
+    np.testing.assert_allclose(slow, before[0] * (1 - 0.1 * 0.2 * 0.5), rtol=1e-5)
+    np.testing.assert_allclose(fast, before[2] * (1 - 0.1 * 0.5), rtol=1e-5)
+    np.testing.assert_array_equal([slow_bias, fast_bias], [before[1], before[3]])

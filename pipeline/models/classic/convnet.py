@@ -10,7 +10,7 @@ def build_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
     """Returns the headless ConvNet: `(B, H, W, C)` float32 pixels, scaled, to `(B, H // 4, W // 4, 64)` features.
 
     A 28×28 digit leaves it as 7×7×64; flattened, those are 7 * 7 * 64 = 3136 features. The tutorial's head on top is a
-    hidden layer of 1000 units, dropout 0.5 and ten logits, which makes 3,199,106 parameters in all.
+    dropout 0.5, hidden layer of 1000 units and ten logits, which makes 3,199,106 parameters in all.
     """
     pixels = keras.Input(input_shape, name="pixels")  # (B, 28, 28, 1)
     x = layers.Conv2D(32, 5, padding="same", activation="relu", name="block1_conv")(pixels)  # (B, 28, 28, 32)
