@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from pipeline.images.orientation import read_orientation, turn_upright
+
 #: ITU-R BT.601 luma, the weights that Pillow's `convert("L")` uses.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -12,15 +14,16 @@ def decode_image(contents: tf.Tensor, image_size: tuple[int, int], channels: int
     """Returns the pixels of one encoded image, resized: `(H, W, channels)` float32 in [0, 255].
 
     JPEG, PNG, BMP, GIF and WebP are told apart by their bytes, not their names; of an animation the first frame is
-    taken. Transparency is composited onto white, in the values as they are stored (no gamma). The resize stretches to
-    `image_size`, bilinear with antialiasing, and happens on float values, so nothing is rounded twice.
+    taken. A JPEG is turned upright by its EXIF orientation. Transparency is composited onto white, in the values as
+    they are stored (no gamma). The resize stretches to `image_size`, bilinear with antialiasing; its result is not
+    rounded.
 
     Args:
         contents: Scalar string, an encoded image.
         image_size: (H, W) in pixels.
         channels: 3 for RGB, 1 for luma.
     """
-    pixels = _decode(contents)
+    pixels = turn_upright(_decode(contents), read_orientation(contents))
     count = tf.shape(pixels)[-1]
     colour = tf.cond(count >= 3, lambda: pixels[..., :3], lambda: tf.repeat(pixels[..., :1], 3, axis=-1))
     # Only what has transparency becomes float at its full size: a photograph of 24 megapixels would take 300 MB.

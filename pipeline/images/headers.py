@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
@@ -31,7 +32,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image file says: `format` and `mode` in Pillow's words, width and height in pixels."""
+    """What an image file says it is: `format` and `mode` in Pillow's words, width and height in pixels when upright."""
 
     format: str
     mode: str
@@ -63,7 +64,7 @@ def check_image(path: Path, *, named: bool = True) -> Header:
         if path.stat().st_size == 0:
             raise DataError("the file is empty")
         with Image.open(path) as image:
-            header = Header(_format(image), image.mode, image.width, image.height)
+            header = Header(_format(image), image.mode, *_upright_size(image))
             if named and SUFFIXES.get(path.suffix.lower()) != header.format:
                 raise DataError(f"named {path.suffix} but holds {header.format}; give it its own ending or take it out")
             _refuse_unreadable(header, "transparency" in image.info)
@@ -97,6 +98,14 @@ def _refuse_differently_read(image: Image.Image) -> None:
 def _format(image: Image.Image) -> str:
     # Phones save several pictures in one JPEG ("MPO"); the first is an ordinary JPEG.
     return "JPEG" if image.format == "MPO" else image.format or ""
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    orientation = None
+    if _format(image) == "JPEG":
+        with contextlib.suppress(Exception):  # a damaged block raises what it likes, and the picture may be whole
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return (image.height, image.width) if orientation in (5, 6, 7, 8) else (image.width, image.height)
 
 
 def _refuse_unreadable(header: Header, keyed_transparency: bool) -> None:
