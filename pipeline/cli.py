@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +40,9 @@ class _Group(click.Group):
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
         except OSError as error:
-            click.secho(f"error: {error.filename}: {error.strerror}; check permissions and space", fg="red", err=True)
+            place = f"{error.filename}: " if error.filename else ""
+            reason = error.strerror or error
+            click.secho(f"error: {place}{reason}; check permissions and space", fg="red", err=True)
             ctx.exit(1)
 
     def resolve_command(
@@ -104,7 +105,7 @@ def _run(
 ) -> None:  # fmt: skip
     from pipeline.plan import Request, plan_run
     from pipeline.run import execute, preflight
-    from pipeline.terminal import TerminalProgress, quiet_tensorflow
+    from pipeline.terminal import Interrupts, TerminalProgress, announce, quiet_tensorflow
     from pipeline.tracking import MlflowTracker
 
     root = Path.cwd()
@@ -113,34 +114,15 @@ def _run(
         preflight(plan, root, fetch=False)
         click.echo("\n".join(plan.lines()))
         return
-    progress = TerminalProgress()
-    for line in plan.lines():
-        progress.say(line)
-    with _Terminable():
+    with Interrupts("go on with: pipeline run --resume") as interrupts:
+        progress = TerminalProgress(interrupts)
+        announce(progress)
         preflight(plan, root)
+        for line in plan.lines():
+            progress.say(line)
         with quiet_tensorflow():
             result = execute(plan, root, progress, MlflowTracker(root))
     _summarise(result)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, on its way up like Ctrl-C."""
-
-
-class _Terminable:
-    """Turns SIGTERM into an interrupt for the block, and interrupts into their exit codes."""
-
-    def __enter__(self) -> None:
-        def stop(*_: object) -> None:
-            raise _Terminated
-
-        self._previous = signal.signal(signal.SIGTERM, stop)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            click.secho("interrupted; go on with: pipeline run --resume", fg="yellow", err=True)
-            sys.exit(143 if issubclass(kind, _Terminated) else 130)
 
 
 def _summarise(result: RunResult) -> None:
@@ -168,7 +150,9 @@ def _program() -> str:
         return "python -m pipeline"
     found = shutil.which(script.name)
     here = found is not None and Path(found).resolve() == script.resolve()
-    return script.name if here else os.path.relpath(script)
+    if here:
+        return script.name
+    return os.path.relpath(script) if script.resolve().is_relative_to(Path.cwd()) else str(script)
 
 
 @cli.command()
@@ -185,14 +169,14 @@ def predict(export_dir: Path, paths: tuple[Path, ...], top: int, output: Path | 
     pipeline predict runs/default-1/export photos/ --top 3 -o labels.csv
     """
     from pipeline.export.predict import Predictor, check_output, collect_images, write_predictions
-    from pipeline.terminal import TerminalProgress, quiet_tensorflow
+    from pipeline.terminal import Interrupts, TerminalProgress, quiet_tensorflow
 
     if output:
         check_output(output)
     images = collect_images(paths)
-    with quiet_tensorflow():
+    with Interrupts() as interrupts, quiet_tensorflow():
         predictor = Predictor(export_dir)
-        with TerminalProgress().bar("predict", len(images)) as bar:
+        with TerminalProgress(interrupts).bar("predict", len(images)) as bar:
             found = []
             for prediction in predictor.predict(images):
                 found.append(prediction)
@@ -251,12 +235,11 @@ def weights(names: tuple[str, ...]) -> None:
     \b
     pipeline weights efficientnet_lite0 inception_v3
     """
-    import logging
-
     from pipeline.models.backbones import find_backbone
     from pipeline.models.weights import locate_weights
+    from pipeline.terminal import TerminalProgress, announce
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    announce(TerminalProgress())
     for row in [find_backbone(name) for name in names]:
         click.echo(f"{row.name}: {locate_weights(row, 'imagenet')}")
 

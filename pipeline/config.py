@@ -300,6 +300,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         parent, name = location[:-1], location[-1]
         return f"unknown key {'.'.join(location)!r}: {nearest(name, _keys(parent))}"
     key = ".".join(location) or "the config"
+    if isinstance(problem["input"], dict) and problem["type"] == "value_error":
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"  # it names what it is about
     found = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]

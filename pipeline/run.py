@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import importlib.metadata
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import Config, dump_yaml
 from pipeline.errors import ModelError, TrackingError
-from pipeline.files import atomic_path, read_json, write_json, write_text
+from pipeline.files import atomic_path, read_json, write_csv, write_json, write_text
 from pipeline.ingest import check_source, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.models.backbones import find_backbone, input_size
@@ -23,7 +21,7 @@ from pipeline.plan import Plan, Request, plan_run
 from pipeline.progress import Progress, Silent
 from pipeline.tasks.table import check_task, load_task
 from pipeline.tracking import MlflowTracker, Tracker
-from pipeline.workdir import RunDir, claim_run
+from pipeline.workdir import RunDir, claim_run, environment
 
 if TYPE_CHECKING:
     from pipeline.augment.policy import Policy
@@ -136,7 +134,7 @@ def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
         raise
     run.update_state(mlflow_run_id=run_id, fingerprints=dict(plan.fingerprints))
     try:
-        write_text(run.file("environment.txt"), _environment())
+        write_text(run.file("environment.txt"), environment())
         for artifact in (run.config, run.file("environment.txt")):
             tracker.log_artifact(artifact)
         yield
@@ -154,11 +152,6 @@ def _end(tracker: Tracker, status: Literal["FAILED", "KILLED"], reason: str) -> 
     # What ended the run is what the user must see, not that a dead server could not be told of it.
     with contextlib.suppress(TrackingError):
         tracker.finish(status, reason)
-
-
-def _environment() -> str:
-    found = {(dist.metadata["Name"] or "?", dist.version) for dist in importlib.metadata.distributions()}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda pair: pair[0].lower()))
 
 
 class _Conductor:
@@ -192,7 +185,7 @@ class _Conductor:
         write_json(self.run.file("ingest.json"), found.summary())
         quarantine = self.run.file("quarantine.csv")
         rejected = [{"path": str(bad.item.path), "reason": bad.reason} for bad in found.rejected]
-        _write_csv(quarantine, rejected, ["path", "reason"])
+        write_csv(quarantine, rejected, ["path", "reason"])
         sizes = {split: sum(counts.values()) for split, counts in found.manifest.counts().items()}
         digest = found.manifest.digest
         self.tracker.log_dataset(name=found.name, digest=digest, source=found.source, counts=sizes)
@@ -258,7 +251,7 @@ class _Conductor:
             network.full.set_weights(trained.full.get_weights())
         with atomic_path(self.run.model) as draft:
             network.full.save(draft)
-        _write_csv(self.run.history, outcome.history, list(outcome.history[0]))
+        write_csv(self.run.history, outcome.history, list(outcome.history[0]))
         save_figure(history_figure(outcome.history, self._task().headline_metric), self.run.file("history.png"))
         self._log(self.run.history, self.run.file("history.png"))
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
@@ -340,13 +333,6 @@ class _Conductor:
             return keras.models.load_model(self.run.model, compile=False, safe_mode=True)
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.run.model} cannot be loaded ({error}); run the stage train again") from error
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
-    with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _result(run: RunDir) -> RunResult:

@@ -2,22 +2,73 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from rich import progress as rich_progress
 from rich.console import Console
 
 
-class TerminalProgress:
-    """Implements `pipeline.progress.Progress` with rich."""
+class Interrupts:
+    """Turns SIGINT and SIGTERM into `KeyboardInterrupt` for a block, and that into exit code 130 or 143.
 
-    def __init__(self) -> None:
+    An exception that is raised inside a finaliser is lost, and TensorFlow has many of those. So the signal is
+    remembered, and `check`, called at every sign of progress, raises it again.
+
+    Args:
+        advice: What to do next, printed when the block was interrupted.
+    """
+
+    def __init__(self, advice: str = "") -> None:
+        self._advice = advice
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        """Takes over both signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self._received = number
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` if a signal came."""
+        if self._received is not None:
+            raise KeyboardInterrupt
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Gives both signals back, and ends the process if one of them came."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            print("; ".join(filter(None, ["interrupted", self._advice])), file=sys.stderr)
+            sys.exit(128 + (self._received or signal.SIGINT))
+
+
+class TerminalProgress:
+    """Implements `pipeline.progress.Progress` with rich.
+
+    Args:
+        interrupts: Asked at every step whether to go on.
+    """
+
+    def __init__(self, interrupts: Interrupts | None = None) -> None:
+        self._check = interrupts.check if interrupts else lambda: None
         # A descriptor of its own: what is drawn here must not vanish with the chatter that `quiet_tensorflow` hides.
-        self.console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1), highlight=False)
+        try:
+            stream: IO[str] = os.fdopen(os.dup(sys.stderr.fileno()), "w", 1, closefd=False)
+        except OSError:  # no descriptor: a test or a notebook has put something else in its place
+            stream = sys.stderr
+        self.console = Console(file=stream, highlight=False)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[_Bar]:
@@ -32,7 +83,7 @@ class TerminalProgress:
             rich_progress.TextColumn("{task.fields[note]}"),
         )
         with rich_progress.Progress(*columns, console=self.console) as progress:
-            yield _Bar(progress, progress.add_task(title, total=total, note=""))
+            yield _Bar(progress, progress.add_task(title, total=total, note=""), self._check)
 
     def say(self, line: str) -> None:
         """Prints one line."""
@@ -40,13 +91,25 @@ class TerminalProgress:
 
 
 class _Bar:
-    def __init__(self, progress: rich_progress.Progress, task: rich_progress.TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: rich_progress.Progress, task: rich_progress.TaskID, check: Callable[[], None]) -> None:
+        self._progress, self._task, self._check = progress, task, check
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        self._check()
         self._progress.advance(self._task, steps)
         if note:
             self._progress.update(self._task, note=note)
+
+
+def announce(progress: TerminalProgress) -> None:
+    """Shows what the package logs, a download that begins above all; other libraries' logs stay as they are."""
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.say(record.getMessage())
+
+    logger = logging.getLogger("pipeline")
+    logger.handlers, logger.level = [Said()], logging.INFO
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,12 @@ def _claim_next(runs: Path, stem: str) -> RunDir:
             number += 1  # another process was faster
         else:
             return RunDir(runs / f"{stem}-{number}")
+
+
+def environment() -> str:
+    """Returns the installed packages, a line `name==version` each: what `environment.txt` holds."""
+    found = {(dist.metadata["Name"] or "?", dist.version) for dist in importlib.metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda pair: pair[0].lower()))
 
 
 def list_runs(runs: Path) -> Iterator[RunDir]:

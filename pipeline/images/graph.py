@@ -23,18 +23,20 @@ def decode_image(contents: tf.Tensor, image_size: tuple[int, int], channels: int
         image_size: (H, W) in pixels.
         channels: 3 for RGB, 1 for luma.
     """
-    pixels = turn_upright(_decode(contents), read_orientation(contents))
+    pixels, orientation = _decode(contents), read_orientation(contents)
+    # Turned after the resize, when there is less to turn; so a picture that lies on its side is resized lying.
+    lying = tf.where(orientation >= 5, image_size[::-1], image_size)
     count = tf.shape(pixels)[-1]
     colour = tf.cond(count >= 3, lambda: pixels[..., :3], lambda: tf.repeat(pixels[..., :1], 3, axis=-1))
     # Only what has transparency becomes float at its full size: a photograph of 24 megapixels would take 300 MB.
     resized = tf.cond(
         tf.equal(count % 2, 0),
-        lambda: _resize(_onto_white(colour, pixels[..., -1:]), image_size),
-        lambda: _resize(colour, image_size),
+        lambda: _resize(_onto_white(colour, pixels[..., -1:]), lying),
+        lambda: _resize(colour, lying),
     )
     if channels == 1:
         resized = tf.tensordot(resized, tf.constant(_LUMA), axes=1)[..., tf.newaxis]
-    return tf.ensure_shape(resized, (*image_size, channels))
+    return tf.ensure_shape(turn_upright(resized, orientation), (*image_size, channels))
 
 
 def decode_batch(contents: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
@@ -77,6 +79,6 @@ def _onto_white(colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
     return tf.cast(colour, tf.float32) * opacity + 255.0 * (1.0 - opacity)
 
 
-def _resize(pixels: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+def _resize(pixels: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
     """Returns pixels of any type, resized, as float32."""
     return tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
