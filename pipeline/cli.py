@@ -39,6 +39,8 @@ class _Group(click.Group):
         except PipelineError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
+        except BrokenPipeError:  # `| head` has seen enough; Click ends quietly
+            raise
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             reason = error.strerror or error
