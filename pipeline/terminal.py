@@ -34,7 +34,13 @@ class Interrupts:
         """Takes over both signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._receive)
+        self._report, sys.unraisablehook = sys.unraisablehook, self._report_others
         return self
+
+    def _report_others(self, lost: sys.UnraisableHookArgs) -> None:
+        # Python prints what a finaliser lost; an interrupt is not lost, and its traceback would only alarm.
+        if lost.exc_type is not KeyboardInterrupt:
+            self._report(lost)
 
     def _receive(self, number: int, _frame: object) -> None:
         self._received = number
@@ -49,6 +55,7 @@ class Interrupts:
         """Gives both signals back, and ends the process if one of them came."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._report
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             print("; ".join(filter(None, ["interrupted", self._advice])), file=sys.stderr)
             sys.exit(128 + (self._received or signal.SIGINT))

@@ -15,7 +15,6 @@ class Swallower:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_lost_in_a_finaliser_comes_back_with_the_next_step() -> None:
     reached: list[str] = []
 
