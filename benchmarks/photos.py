@@ -45,7 +45,7 @@ def frozen_features(manifest: Manifest) -> dict[str, np.ndarray]:
     network = build_network(model, task, len(manifest.classes), seed=0, weights=weights)
     targets = task.encode_targets(manifest.column("label"), manifest.classes)
     images = load_images(manifest, targets, targets[0], 0)
-    spec = InputSpec(network.image_size, network.channels)
+    spec = InputSpec(network.image_size, network.channels, network.resize)
     trunk, batch = network.cut(FEATURES).trunk, network.row.extraction_batch
     values = extract(trunk, images, spec, Policy(), [0], batch, Silent(), "features").values[0]
     return dict(zip(manifest.column("id"), values, strict=True))

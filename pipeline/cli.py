@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.export.predict import Prediction
+    from pipeline.progress import Progress
     from pipeline.run import RunResult
 
 STAGE_HELP = {
@@ -72,7 +75,9 @@ def cli() -> None:
 
 @cli.group(chain=True, invoke_without_command=True, cls=_Group, subcommand_metavar="[STAGE]...")
 @click.option("-c", "--config", type=PATH, help="Recipe (YAML). `pipeline init` writes one.")
-@click.option("--data", metavar="SOURCE", help="Folder with a sub-folder a class, or sample:digits.")
+@click.option(
+    "--data", metavar="SOURCE", help="Folder with a sub-folder a class, .csv, .parquet, tfds:NAME or sample:NAME."
+)
 @click.option("--name", help="Name of a new run, or of the run to join or resume.")
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one setting, e.g. train.head.epochs=20."
@@ -122,7 +127,8 @@ def _run(
         preflight(plan, root)
         for line in plan.lines():
             progress.say(line)
-        with quiet_tensorflow():
+        # Ingest alone takes less time than TensorFlow takes to load.
+        with contextlib.nullcontext() if plan.stages == ("ingest",) else quiet_tensorflow():
             result = execute(plan, root, progress, MlflowTracker(root))
     _summarise(result)
 
@@ -200,6 +206,76 @@ def _prediction_line(prediction: Prediction, top: int) -> str:
         return f"{prediction.path}: error: {prediction.error}"
     labels = ", ".join(f"{label} {probability:.3f}" for label, probability in prediction.top(top))
     return f"{prediction.path}: {labels}"
+
+
+@cli.command()
+@click.argument("source", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(source: str, as_json: bool) -> None:
+    """Look for what would spoil a training: bad files, copies, leaks; DIR may be any SOURCE.
+
+    Exit code 0 whatever is found; 1 when DIR itself cannot be used.
+
+    \b
+    pipeline doctor photos/
+    pipeline doctor photos/ --json | jq .problems
+    """
+    from pipeline.config import IngestConfig
+    from pipeline.ingest.doctor import diagnose, report
+
+    with _looking() as (cache, progress):
+        found = diagnose(IngestConfig(data=source), Path.cwd() / "data", cache, progress)
+    if as_json:
+        click.echo(json.dumps(found.document(), ensure_ascii=False, indent=2))
+        return
+    styles: dict[str, dict[str, Any]] = {
+        "title": {"bold": True}, "bad": {"fg": "red"}, "note": {}, "good": {"fg": "green"}
+    }  # fmt: skip
+    for kind, line in report(found):
+        click.secho(line if kind == "title" else f"  {line}", **styles[kind])
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@click.argument("other", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
+def inspect(path: Path, other: Path | None, output: Path | None) -> None:
+    """Draw what there is to see: an image, what two images share, or a whole folder.
+
+    \b
+    pipeline inspect photo.jpg              channels, histogram, contrast, edges, pixel values
+    pipeline inspect a.jpg b.jpg            the keypoints that match
+    pipeline inspect photos/ -o data.png    classes, sizes, samples, means, duplicates
+    """
+    from pipeline.config import IngestConfig
+    from pipeline.ingest.stage import survey
+    from pipeline.pictures import views
+
+    output = output or Path(f"inspect-{path.resolve().stem[:200]}{f'-{other.stem[:40]}' if other else ''}.png")
+    views.check_picture_name(output)
+    if other is not None:
+        lines = views.save_match_view(path, other, output)
+    elif path.is_file() and path.suffix.lower() not in (".csv", ".parquet"):
+        lines = views.save_image_view(path, output)
+    else:
+        with _looking() as (cache, progress):
+            found = survey(IngestConfig(data=str(path)), Path.cwd() / "data", cache, progress)
+        views.save_dataset_view(found, output)
+        lines = [*found.words(), *([f"{len(found.rejected)} files cannot be used"] if found.rejected else [])]
+    click.echo("\n".join([*lines, f"picture: {output}"]))
+
+
+@contextlib.contextmanager
+def _looking() -> Iterator[tuple[Path, Progress]]:
+    """Yields where to keep what is seen of images, and where to show how far it is.
+
+    A project remembers what it has seen; elsewhere nothing is left behind.
+    """
+    from pipeline.terminal import Interrupts, TerminalProgress
+
+    cache = Path.cwd() / ".cache"
+    with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="pipeline-") as empty:
+        yield cache if cache.is_dir() else Path(empty), TerminalProgress(interrupts)
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError, nearest
 
@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=1, le=4096)]
+Resize = Literal["stretch", "crop", "pad"]
 
 
 class Section(BaseModel):
@@ -37,6 +38,18 @@ class SplitConfig(Section):
     seed: int = Field(0, ge=0, description="which split; the training seed does not move images between splits")
     validation: Fraction = Field(0.15, gt=0, description="share of each class that chooses epochs and settings")
     test: Fraction = Field(0.15, gt=0, description="share of each class that is looked at once, by evaluate")
+    group: str | None = Field(
+        None, description="regular expression on names: images whose (first group of the) match is equal share a split"
+    )
+
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> SplitConfig:
@@ -45,13 +58,37 @@ class SplitConfig(Section):
         return self
 
 
+class TfdsConfig(Section):
+    """Where a `tfds:NAME` source is kept and which of its splits stand for which of ours."""
+
+    data_dir: str | None = Field(None, description="prepared data sets; null: TFDS' own, ~/tensorflow_datasets")
+    train: str | None = Field(
+        None, description="its split for train, slices like train[:80%] too; all three null: by their names"
+    )
+    validation: str | None = Field(None, description="its split for validation; null beside others: carved from train")
+    test: str | None = Field(None, description="its split for test; null beside others: carved from train")
+
+
 class IngestConfig(Section):
     """Section `ingest`: where the images come from and how they are split."""
 
-    data: str | None = Field(None, description="a folder with one sub-folder a class, or sample:digits; --data sets it")
-    split: SplitConfig = Field(SplitConfig(), description="ignored where the folder has its own splits")
+    data: str | None = Field(
+        None,
+        description="a folder with one sub-folder a class, a .csv or .parquet, tfds:NAME or sample:digits; or --data",
+    )
+    tfds: TfdsConfig = Field(TfdsConfig(), description="for tfds:NAME only")
+    split: SplitConfig = Field(SplitConfig(), description="ignored where the source has its own splits")
     on_bad: Literal["quarantine", "stop"] = Field(
-        "quarantine", description="an unreadable image is listed and left out, or ends the run"
+        "quarantine", description="quarantine | stop: a bad image is listed and left out, or ends the run"
+    )
+    allow: tuple[Literal["tiny", "constant", "two_labels"], ...] = Field(
+        (), description="not bad after all: images of a side under 8 px, of one colour, or under two labels"
+    )
+    duplicates: Literal["near", "exact"] = Field(
+        "near", description="near | exact: what shares a split: copies re-encoded, resized, cropped or mirrored too"
+    )
+    rescan: Literal["stat", "content"] = Field(
+        "stat", description="stat | content: a file seen before is known by its size and times, or only by its bytes"
     )
 
 
@@ -84,6 +121,9 @@ class ModelConfig(Section):
     weights: str = Field("imagenet", description="imagenet | none | a file (.h5, .weights.h5, .keras)")
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="one side, or [height, width], in pixels; null takes the backbone's default"
+    )
+    resize: Resize = Field(
+        "stretch", description="to image_size: stretch distorts; crop: its middle; pad: all of it, with black borders"
     )
     batch_norm: Literal["frozen", "trained"] | None = Field(
         None, description="statistics of unfrozen BatchNorm layers; null: trained with weights none, else frozen"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Before:
+    """An earlier run of the same experiment, and whether it dealt its images out by the same settings."""
+
+    run: RunDir
+    same_splits: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done.
 
@@ -48,6 +56,7 @@ class Plan:
         name: The new run's name, None for the next free number.
         stages: To run, in order.
         fingerprints: Of each part of the recipe's file, to see later what was edited.
+        previous: What a new manifest is compared with, None where ingest is not run or nothing came before.
     """
 
     kind: str
@@ -57,6 +66,7 @@ class Plan:
     name: str | None
     stages: tuple[str, ...]
     fingerprints: Mapping[str, str]
+    previous: Before | None = None
 
     @property
     def stem(self) -> str:
@@ -93,10 +103,27 @@ def plan_run(request: Request, runs: Path) -> Plan:
     check_known(request.stages)
     stages = tuple(stage for stage in STAGES if stage in (request.stages or STAGES))
     if request.resume:
-        return _resumed(request, runs)
-    if "ingest" in stages:
-        return _new(request, runs, stages)
-    return _joined(request, runs, stages)
+        plan = _resumed(request, runs)
+    elif "ingest" in stages:
+        plan = _new(request, runs, stages)
+    else:
+        plan = _joined(request, runs, stages)
+    return replace(plan, previous=_before(plan, runs)) if "ingest" in plan.stages else plan
+
+
+def _before(plan: Plan, runs: Path) -> Before | None:
+    """Returns the newest earlier run of the experiment on the same source, else the newest of the experiment."""
+    found: list[tuple[RunDir, Any]] = []
+    for run in list_runs(runs):
+        state = run.load_state()
+        done = state["stages"].get("ingest", {}).get("state") == "done"
+        if done and state["experiment"] == plan.experiment and run.manifest.exists() and run.config.exists():
+            found.append((run, parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))["ingest"]))
+    wanted = plan.config.ingest.model_dump(mode="json")
+    same_source = [entry for entry in found if entry[1].get("data") == wanted["data"]]
+    for run, stored in same_source or found:
+        return Before(run, stored.get("split") == wanted["split"])
+    return None
 
 
 def _new(request: Request, runs: Path, stages: tuple[str, ...]) -> Plan:

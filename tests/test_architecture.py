@@ -21,16 +21,20 @@ PACKAGE = Path(pipeline.__file__).parent
 LAYERS = [
     {"errors", "progress"},
     {"files", "config"},
+    {"figures"},
     {"tasks.base"},
     {"tasks.table"},
-    {"images", "images.headers"},
+    {"images"},
+    {"images.headers"},
+    {"images.pixels"},
     {"images.graph"},
     {"ingest", "augment", "models"},
-    {"train"},
+    {"pictures", "train"},
     {"evaluate", "export"},
     {"tasks"},
     {"workdir", "tracking"},
     {"plan"},
+    {"conductor"},
     {"run", "runs", "terminal"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -40,7 +44,7 @@ LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 #: Loading these is part of `--help` or of a check that answers at once.
 LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
-    "pipeline.tasks.table", "pipeline.images.headers", "pipeline.ingest", "pipeline.evaluate.metrics",
+    "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}

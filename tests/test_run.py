@@ -56,7 +56,8 @@ def whole(
 def test_every_artefact_of_the_design_is_there(whole: tuple[RunResult, MemoryTracker]) -> None:
     found = {path.name for path in whole[0].path.iterdir() if not path.name.startswith(".")}
     assert found == {
-        "augment.json", "augment.png", "config.yaml", "confusion_matrix.png", "environment.txt", "evaluation.json",
+        "augment.json", "augment.png", "config.yaml", "confusion_matrix.png", "data.png", "duplicates.csv",
+        "environment.txt", "evaluation.json",
         "export", "history.csv", "history.png", "ingest.json", "manifest.parquet", "model.json", "model.keras",
         "predictions.parquet", "quarantine.csv", "run.json",
     }  # fmt: skip
@@ -306,7 +307,9 @@ def test_splits_of_ones_own_are_kept(run: Run, tmp_path: Path, make_photos: Call
     for split, count in (("train", 6), ("val", 2), ("test", 3)):
         make_photos(tmp_path / "split" / split, count=count)
         for place, path in enumerate(sorted((tmp_path / "split" / split).rglob("*.*"))):
-            Image.new("RGB", (12, 12), (place * 20, count * 20, 9)).save(path)
+            Image.linear_gradient("L").resize((12, 12)).point(
+                lambda v, add=(place, count): v // 4 + 9 * add[0] + add[1]
+            ).save(path)
     result, _ = run("ingest", data=str(tmp_path / "split"))
     counts = json.loads((result.path / "ingest.json").read_text())["counts"]
     assert {split: sum(found.values()) for split, found in counts.items()} == {"train": 18, "validation": 6, "test": 9}

@@ -14,16 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.augment.policy import Policy
-from pipeline.files import atomic_path
+from pipeline.figures import DPI, GRAY, one_line, save_figure
 
 TOGETHER = 3  # columns of the whole policy: one draw says little about a random thing
-DPI = 120
 
 # Inches.
 CELL = 1.5
 GAP = 0.1
 GROUP_GAP = 0.3  # between the original, each alone, and all together
-MARGIN = 0.15  # round the whole picture
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def save_preview(
                 _write_header(cell, column)
             if index == 0:
                 _write_title(cell, title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _columns(policy: Policy) -> list[_Column]:
@@ -93,22 +91,16 @@ def _show(cell: Axes, image: npt.NDArray[np.uint8]) -> None:
 
 def _write_header(cell: Axes, column: _Column) -> None:
     """Writes a column's title, and its caption smaller below it, above a cell."""
-    _write(cell, column.caption, (0.5, 1), (0, 5), ha="center", va="baseline", size=7.5, color="0.4")
+    _write(cell, column.caption, (0.5, 1), (0, 5), ha="center", va="baseline", size=7.5, color=GRAY)
     _write(cell, column.title, (0.5, 1), (0, 17), ha="center", va="baseline", size=9.5, weight="bold")
 
 
 def _write_title(cell: Axes, title: str) -> None:
     """Writes an image's title at the left of a cell, cut after four lines."""
-    lines = textwrap.wrap(title, width=16, max_lines=4, placeholder=" …")
+    lines = textwrap.wrap(one_line(title, 400), width=16, max_lines=4, placeholder=" …")
     _write(cell, "\n".join(lines), (0, 0.5), (-8, 0), ha="right", va="center", size=9)
 
 
 def _write(cell: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
     """Writes text at a place in a cell (0 to 1), moved by an offset in points; `$` is only a character."""
     cell.annotate(text, at, offset, xycoords="axes fraction", textcoords="offset points", parse_math=False, **look)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG whole or not at all, cut to what is drawn: titles stand outside the grid, as wide as they are."""
-    with atomic_path(path) as draft:
-        figure.savefig(draft, format="png", bbox_inches="tight", pad_inches=MARGIN)

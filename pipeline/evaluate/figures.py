@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.files import atomic_path
-
-#: Okabe and Ito's colours, told apart by the colour-blind too.
-_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#666666"
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, atomically."""
-    with atomic_path(path) as draft:
-        figure.savefig(draft, dpi=130, bbox_inches="tight", facecolor="white")
+from pipeline.figures import BLUE, GRAY, ORANGE, one_line
 
 
 def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -> Figure:
@@ -40,7 +30,7 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
                 ink = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(images), ha="center", va="center", color=ink, fontsize=8)
     shown = range(0, count, 1 if count <= 60 else -(-count // 40))
-    names = [_short(labels[place]) for place in shown]
+    names = [one_line(labels[place], 24) for place in shown]
     size = 9 if count <= 30 else 7
     axes.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size, parse_math=False)
     axes.set_yticks(shown, names, fontsize=size, parse_math=False)  # a "$" in a class name is a dollar
@@ -59,12 +49,12 @@ def history_figure(history: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     best = min(history, key=lambda row: row["validation/loss"])
     for place, name in enumerate(["loss", metric], start=1):
         axes = figure.add_subplot(1, 2, place)
-        for split, color in (("train", _ORANGE), ("validation", _BLUE)):
+        for split, color in (("train", ORANGE), ("validation", BLUE)):
             axes.plot(epochs, [row[f"{split}/{name}"] for row in history], color=color, label=split, marker=".", ms=3)
-        axes.plot(best["epoch"], best[f"validation/{name}"], "o", mfc="none", mec=_BLUE, ms=9, label="best loss")
+        axes.plot(best["epoch"], best[f"validation/{name}"], "o", mfc="none", mec=BLUE, ms=9, label="best loss")
         if boundary:
-            axes.axvline(boundary, color=_GRAY, lw=0.8, ls=":")
-            axes.annotate(" fine-tune", (boundary, 0.97), xycoords=("data", "axes fraction"), color=_GRAY, fontsize=8)
+            axes.axvline(boundary, color=GRAY, lw=0.8, ls=":")
+            axes.annotate(" fine-tune", (boundary, 0.97), xycoords=("data", "axes fraction"), color=GRAY, fontsize=8)
         axes.set_xlabel("epoch")
         axes.set_title(name, loc="left", fontsize=10, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,7 +62,3 @@ def history_figure(history: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 24 else label[:23] + "…"

@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline.errors import DataError, ExportError
 from pipeline.files import atomic_path
-from pipeline.images.headers import SUFFIXES, check_image, quiet_pillow
+from pipeline.images.headers import SUFFIXES, quiet_pillow, read_contents
+from pipeline.images.pixels import encode_png, read_picture
 
 #: Input of the default signature: `(B,)` strings, each an encoded image.
 BYTES = "image_bytes"
@@ -178,14 +179,13 @@ _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parqu
 
 
 def _read(path: Path) -> bytes | str:
-    """Returns a file's bytes, or why they are no image: what ingest refuses is not guessed at here."""
+    """Returns what ingest would store of a file for the decoder, or why it would refuse it."""
     try:
-        check_image(path, named=False)
-        return path.read_bytes()
+        contents = read_contents(path)
+        picture = read_picture(contents, suffix=None)
     except DataError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    return encode_png(picture.pixels) if picture.transcode else contents
 
 
 def _shown(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipeline.config import Resize
 from pipeline.export.predict import BYTES
 from pipeline.files import atomic_path
 from pipeline.images.graph import decode_batch
@@ -17,11 +18,14 @@ from pipeline.tasks.base import Task
 PIXELS = "pixels"
 
 
-def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], folder: Path) -> None:
+def export_savedmodel(
+    model: keras.Model, task: Task, classes: Sequence[str], folder: Path, *, resize: Resize = "stretch"
+) -> None:
     """Writes a SavedModel and `labels.txt` to `folder`, which is whole or absent afterwards.
 
-    Signatures: `serving_default` takes `image_bytes`, `(B,)` strings, each an encoded image of any size; `pixels` takes
-    `(B, H, W, C)` float32 in [0, 255]. Both return what `task.serving_outputs` names.
+    Signatures: `serving_default` takes `image_bytes`, `(B,)` strings, each an encoded image of any size, brought
+    to the network's by `resize`; `pixels` takes `(B, H, W, C)` float32 in [0, 255]. Both return what
+    `task.serving_outputs` names.
     """
     height, width, channels = model.input_shape[1:]
 
@@ -29,7 +33,7 @@ def export_savedmodel(model: keras.Model, task: Task, classes: Sequence[str], fo
         return task.serving_outputs(model(pixels, training=False), classes)
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return from_pixels(decode_batch(image_bytes, (height, width), channels))
+        return from_pixels(decode_batch(image_bytes, (height, width), channels, resize))
 
     served = tf.Module()
     served.weights = [

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from pipeline.errors import DataError
+from pipeline.images.structure import PNG_SIGNATURE, check_png, graph_orientation, is_plain_bmp, is_whole_jpeg, walk_gif
 
 #: More pixels than any camera gives and far fewer than a decompression bomb: 100 megapixels of RGB are 300 MB.
 PIXEL_LIMIT = 100_000_000
@@ -19,8 +32,8 @@ PIXEL_LIMIT = 100_000_000
 #: The (format, mode) pairs that `pipeline.images.graph` is proven to read like Pillow (tests/images/test_graph.py).
 GRAPH_READS = frozenset(
     [("JPEG", mode) for mode in ("L", "RGB", "CMYK")]
-    + [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
-    + [("BMP", "RGB"), ("GIF", "P"), ("WEBP", "RGB"), ("WEBP", "RGBA")]
+    + [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
+    + [("BMP", "RGB"), ("GIF", "L"), ("GIF", "P"), ("WEBP", "RGB"), ("WEBP", "RGBA")]
 )
 
 #: Endings that make a file count as an image, and the format that each promises.
@@ -29,8 +42,25 @@ SUFFIXES = {
     ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
 }  # fmt: skip
 
+#: Pillow's plug-ins that may see a file, loaded here: asked for one that is not, `Image.open` loads all of them, and
+#: some start programs (EPS).
+_PLUGINS = (
+    JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile, WebPImagePlugin.WebPImageFile, TiffImagePlugin.TiffImageFile,
+    AvifImagePlugin.AvifImageFile,
+)  # fmt: skip
+_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 
-@dataclass(frozen=True)
+
+#: How files begin that are often met under the name of an image, in lower case.
+_OTHER_FILES = {
+    b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<svg": "an SVG drawing", b"<?xml": "an XML file",
+    b"{": "a JSON file", b"%!ps": "a PostScript file", b"%pdf": "a PDF file", b"simple  =": "a FITS file",
+    b"pk\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"version https://git-lfs": "a Git LFS pointer",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What an image file says it is: `format` and `mode` in Pillow's words, width and height in pixels when upright."""
 
@@ -38,6 +68,23 @@ class Header:
     mode: str
     width: int
     height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file whose header has passed all checks.
+
+    Attributes:
+        header: What it says it is.
+        image: The first picture, decoded to its end; not yet turned.
+        orientation: How to hold it, 1 to 8 (Exif 2.3, section 4.6.4).
+        transcode: Why `pipeline.images.graph` must not read the file itself, None where it is proven to.
+    """
+
+    header: Header
+    image: Image.Image
+    orientation: int
+    transcode: str | None
 
 
 @contextmanager
@@ -48,71 +95,117 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def check_image(path: Path, *, named: bool = True) -> Header:
-    """Returns the header of an image that was also decoded to its end.
+@contextmanager
+def open_image(contents: bytes, suffix: str | None) -> Iterator[Opened]:
+    """Yields an encoded image, checked by its header, then decoded to its end; errors of Pillow in the block are ours.
 
-    The header is read first, so a decompression bomb is refused before it takes memory.
+    The header comes first, so a decompression bomb is refused before it takes memory.
 
     Args:
-        path: The file.
-        named: Whether its ending must be that of its format.
+        contents: A file's bytes.
+        suffix: The file's ending, which must be that of its format; None: any.
 
     Raises:
         DataError: The reason, in the words of `quarantine.csv`, why the file cannot be trained on.
     """
+    if not contents:
+        raise DataError("the file is empty")
     try:
-        if path.stat().st_size == 0:
-            raise DataError("the file is empty")
-        with Image.open(path) as image:
-            header = Header(_format(image), image.mode, *_upright_size(image))
-            if named and SUFFIXES.get(path.suffix.lower()) != header.format:
-                raise DataError(f"named {path.suffix} but holds {header.format}; give it its own ending or take it out")
-            _refuse_unreadable(header, "transparency" in image.info)
-            _refuse_differently_read(image)
-            image.load()  # verify() would let a truncated JPEG through
+        with Image.open(io.BytesIO(contents), formats=_FORMATS) as image:
+            yield _decoded(image, contents, suffix)
     except Image.DecompressionBombError as error:
         raise DataError(f"over {PIXEL_LIMIT:,} pixels; scale the image down") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"named {path.suffix} but holds no image that can be recognised") from error
+        raise DataError(_unrecognised(contents, suffix)) from error
     except DataError:
         raise
     except Exception as error:  # on damaged data Pillow's plug-ins raise what they like, RuntimeError for example
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"cannot be read: {error.strerror}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot be decoded: {reason}") from error
-    return header
 
 
-def _refuse_differently_read(image: Image.Image) -> None:
-    """Refuses what TensorFlow reads differently within a (format, mode) pair, or not at all."""
-    layout = next(iter(getattr(image, "tile", [])), None)
-    if image.format == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
-        raise DataError("an animated WEBP without transparency: convert it to a PNG")
-    if image.format == "BMP" and layout and layout.args[0] != "BGR":
-        raise DataError("BMP of other than 24 bits a pixel: convert it to a PNG")
-    if image.format == "GIF" and layout and layout.extents != (0, 0, *image.size):
-        raise DataError("GIF whose first picture does not fill it: convert it to a PNG")
+def read_contents(path: Path) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+        DataError: The system's reason why it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
 
 
-def _format(image: Image.Image) -> str:
+def _decoded(image: Image.Image, contents: bytes, suffix: str | None) -> Opened:
     # Phones save several pictures in one JPEG ("MPO"); the first is an ordinary JPEG.
-    return "JPEG" if image.format == "MPO" else image.format or ""
+    format = "JPEG" if image.format == "MPO" else image.format or ""
+    if suffix is not None and SUFFIXES.get(suffix.lower()) != format:
+        raise DataError(f"named {suffix} but holds {format}; give it its own ending or take it out")
+    limit = PIXEL_LIMIT // 2 if format == "WEBP" else PIXEL_LIMIT  # Pillow keeps a WebP four times while it decodes
+    if image.width * image.height > limit:
+        raise DataError(f"{image.width} x {image.height} is over {limit:,} pixels; scale the image down")
+    if format == "PNG":
+        check_png(contents)
+    mode, obstacle = image.mode, _obstacle(image, format, contents)
+    image.load()  # verify() would let a truncated JPEG through
+    orientation = _orientation(image)
+    obstacle = obstacle or _late_obstacle(image, format, contents, orientation)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return Opened(Header(format, mode, width, height), image, orientation, obstacle)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    orientation = None
-    if _format(image) == "JPEG":
-        with contextlib.suppress(Exception):  # a damaged block raises what it likes, and the picture may be whole
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-    return (image.height, image.width) if orientation in (5, 6, 7, 8) else (image.width, image.height)
+def _orientation(image: Image.Image) -> int:
+    # A damaged block raises what it likes, and the picture may be whole.
+    with contextlib.suppress(Exception):
+        found: int = image.getexif()[ExifTags.Base.Orientation]
+        return found if found in range(1, 9) else 1
+    return 1
 
 
-def _refuse_unreadable(header: Header, keyed_transparency: bool) -> None:
-    if header.width * header.height > PIXEL_LIMIT:
-        raise DataError(f"{header.width} x {header.height} is over {PIXEL_LIMIT:,} pixels; scale the image down")
-    kind = (header.format, header.mode)
+def _obstacle(image: Image.Image, format: str, contents: bytes) -> str | None:
+    """Returns why TensorFlow would read an image, not decoded yet, differently or not at all; None: it would not."""
+    keyed, kind = "transparency" in image.info, (format, image.mode)
     # One colour declared transparent is ignored by TensorFlow, except in a palette PNG.
-    if kind not in GRAPH_READS or (keyed_transparency and kind != ("PNG", "P")):
-        transparent = " with a transparent colour" if keyed_transparency else ""
-        raise DataError(f"{header.format} of mode {header.mode}{transparent}: convert it to an RGB or RGBA PNG")
+    if kind not in GRAPH_READS or (keyed and kind != ("PNG", "P")):
+        return f"{format} of mode {image.mode}{' with a transparent colour' if keyed else ''}"
+    tile = next(iter(getattr(image, "tile", [])), None)
+    if format == "JPEG" and not is_whole_jpeg(contents):
+        return "JPEG without its end marker"
+    if kind == ("JPEG", "CMYK") and "adobe" not in image.info:
+        return "JPEG of mode CMYK that does not say whose"  # by Adobe's, which Pillow takes all to be, 0 is full ink
+    if format == "BMP" and not is_plain_bmp(contents):
+        return "BMP of other than 24 bits a pixel, or with more than its pixels"
+    if format == "GIF" and tile and tile.extents != (0, 0, *image.size):
+        return "GIF whose first picture does not fill it"
+    if format == "GIF" and walk_gif(contents).pixels > PIXEL_LIMIT:
+        return f"GIF whose pictures have over {PIXEL_LIMIT:,} pixels together"
+    if format == "GIF" and not walk_gif(contents).is_whole:
+        return "GIF without its end"
+    if kind == ("WEBP", "RGB") and getattr(image, "is_animated", False):
+        return "animated WEBP without transparency"
+    return None
+
+
+def _late_obstacle(image: Image.Image, format: str, contents: bytes, orientation: int) -> str | None:
+    """Returns the same of an image that is decoded."""
+    if orientation != graph_orientation(contents):
+        return f"{format} whose orientation is not noted where cameras note it"
+    if format == "GIF" and image.mode in ("L", "P"):
+        highest = image.getextrema()[1]
+        if isinstance(highest, int | float) and highest >= walk_gif(contents).colours:
+            return "GIF with a colour that its table lacks"
+    return None
+
+
+def _unrecognised(contents: bytes, suffix: str | None) -> str:
+    """Returns why Pillow does not recognise a file."""
+    if contents.startswith(PNG_SIGNATURE):
+        check_png(contents)
+    if contents[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
+        return "HEIC: convert it to JPEG or PNG"
+    start = contents[:512].lstrip().lower()
+    kind = next((kind for mark, kind in _OTHER_FILES.items() if start.startswith(mark)), None)
+    named = f"named {suffix} but " if suffix else ""
+    if kind is not None:
+        return f"{named}is {kind}, not an image; take it out"
+    return f"{named}holds no image that can be recognised"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.ingest.stage import IngestResult, check_source, ingest
+from pipeline.ingest.stage import IngestResult, Previous, check_source, ingest
 
-__all__ = ["IngestResult", "check_source", "ingest"]
+__all__ = ["IngestResult", "Previous", "check_source", "ingest"]

@@ -19,11 +19,14 @@ SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # path below the source, with "/" on every system
-        ("path", pa.string()),  # where the bytes are now
+        ("path", pa.string()),  # where the bytes are that are trained on
+        ("original", pa.string()),  # the file that the source named; another one if it had to be transcoded
         ("label", pa.string()),
         ("split", pa.string()),
-        ("sha256", pa.string()),  # of the file's bytes
+        ("sha256", pa.string()),  # of the original's bytes
+        ("pixels", pa.string()),  # SHA-256 of the decoded pixels: what an image is known by from one ingest to the next
         ("cluster", pa.string()),  # images that must share a split share this
+        ("group", pa.string()),  # what the source says belongs together, null where it says nothing
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("format", pa.string()),

@@ -1,64 +1,103 @@
-"""Looks at every image once, before anything is trained: can it be read, how large is it, what are its bytes."""
+"""Looks at every image once, before anything is trained: can it be read, what is in it, what is it like."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from pipeline.errors import DataError
-from pipeline.files import file_digest
-from pipeline.images.headers import Header, check_image, quiet_pillow
-from pipeline.ingest.sources import Item
-from pipeline.progress import Progress
+from pipeline.images.headers import SUFFIXES
+from pipeline.ingest.index import Index, Stamp, load_index, save_index, stamp_of
+from pipeline.ingest.look import Look, digest_of
+from pipeline.ingest.sources.base import Item
+from pipeline.ingest.store import ContentStore
+from pipeline.ingest.workers import look_at_all
+from pipeline.progress import Bar, Progress
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """A readable image: where it came from, what its header says, the SHA-256 of its bytes."""
+class Scanned(NamedTuple):
+    """A readable image: where it came from and what is in it."""
 
     item: Item
-    header: Header
-    sha256: str
-    bytes: int
+    look: Look
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """An image that cannot be trained on, and why."""
+class Rejected(NamedTuple):
+    """An image that cannot be trained on, or should not be, and why."""
 
     item: Item
     reason: str
 
 
-def scan(items: Sequence[Item], progress: Progress) -> tuple[list[Scanned], list[Rejected]]:
-    """Returns the readable images and the others, both in the order given."""
+def scan(
+    items: Sequence[Item], index_file: Path, store: ContentStore, rescan: Literal["stat", "content"], progress: Progress
+) -> tuple[list[Scanned], list[Rejected]]:
+    """Returns the readable images and the others, both in the order given.
+
+    Args:
+        items: What the source lists.
+        index_file: What was seen last time; read, and written anew.
+        store: Where images are put that must be transcoded.
+        rescan: "stat" believes size and times of a file that was seen before, "content" its bytes alone.
+        progress: Told of every file.
+    """
+    seen, index = time.time_ns(), load_index(index_file)
+    stamps = [stamp_of(item.path) for item in items]
+    known: list[Look | None] = [None] * len(items)
+    if rescan == "stat":
+        known = index.unchanged([item.path for item in items], stamps)
+    waiting = [row for row, look in enumerate(known) if look is None]
+    found: list[Look | str | None] = list(known)
+    with progress.bar("ingest", len(items)) as bar:
+        bar.advance(len(items) - len(waiting))
+        looks = _look([items[row].path for row in waiting], index, store, bar)
+        for row, look in zip(waiting, looks, strict=True):
+            found[row] = look
     good: list[Scanned] = []
     bad: list[Rejected] = []
-    # Pillow releases the interpreter's lock while it decodes.
-    with (
-        quiet_pillow(),
-        ThreadPoolExecutor(os.cpu_count()) as workers,
-        progress.bar("ingest", len(items)) as bar,
-    ):
-        for result in workers.map(_scan_one, items):
-            if isinstance(result, Scanned):
-                good.append(result)
-            else:
-                bad.append(result)
-            bar.advance()
+    for item, seen_of in zip(items, found, strict=True):
+        if isinstance(seen_of, Look):
+            good.append(Scanned(item, seen_of))
+        else:
+            bad.append(Rejected(item, str(seen_of)))
+    if waiting or len(items) != len(index):
+        _keep(index_file, items, stamps, found, seen)
     return good, bad
 
 
-def _scan_one(item: Item) -> Scanned | Rejected:
-    try:
-        str(item.path).encode()
-        header = check_image(item.path)
-        return Scanned(item, header, file_digest(item.path), item.path.stat().st_size)
-    except DataError as error:
-        return Rejected(item, str(error))
-    except UnicodeEncodeError:
-        return Rejected(item, "its name is not UTF-8; rename it")
-    except OSError as error:
-        return Rejected(item, f"cannot be read: {error.strerror}")
+def _look(paths: Sequence[str], index: Index, store: ContentStore, bar: Bar) -> Iterator[Look | str]:
+    """Yields what is in each file: known by its bytes where they have been seen before, else decoded."""
+    known: list[Look | None] = [None] * len(paths)
+    if len(index):
+        with ThreadPoolExecutor() as threads:
+            digests = list(threads.map(digest_of, paths))
+        known = [_by_bytes(path, digest, index) for path, digest in zip(paths, digests, strict=True)]
+    fresh = look_at_all([path for path, look in zip(paths, known, strict=True) if look is None], store)
+    looked = (look for chunk in fresh for look in chunk)
+    for look in known:
+        yield look if look is not None else next(looked)
+        bar.advance()
+
+
+def _by_bytes(path: str, digest: str | None, index: Index) -> Look | None:
+    look = index.same_bytes(digest) if digest else None
+    promised = SUFFIXES.get(os.path.splitext(path)[1].lower())  # renamed, it may promise another format now
+    return look if look and look.format == promised else None
+
+
+def _keep(
+    index_file: Path,
+    items: Sequence[Item],
+    stamps: Sequence[Stamp | None],
+    found: Sequence[Look | str | None],
+    seen: int,
+) -> None:
+    rows = [
+        (item.path, stamp, look)
+        for item, stamp, look in zip(items, stamps, found, strict=True)
+        if isinstance(look, Look) and stamp is not None
+    ]
+    save_index(index_file, rows, seen)

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, Resize
 from pipeline.models.backbones import Backbone, build_scaling, find_backbone, input_size
 from pipeline.models.cuts import INPUT, cut_points, resolve_cut
 from pipeline.models.weights import load_weights
@@ -63,6 +63,7 @@ class Network:
         batch_norm: "frozen" or "trained": the statistics of BatchNorm layers above a cut.
         precision: "float32", "mixed_float16" or "mixed_bfloat16".
         weights_digest: SHA-256 of the weights file, None when the weights are random.
+        resize: "stretch", "crop" or "pad": how pictures are brought to the size of the pixels.
     """
 
     row: Backbone
@@ -74,6 +75,7 @@ class Network:
     batch_norm: str
     precision: str
     weights_digest: str | None
+    resize: Resize
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -134,6 +136,7 @@ class Network:
             "input": {
                 "image_size": list(self.image_size),
                 "channels": self.channels,
+                "resize": self.resize,
                 "range": [0, 255],
                 "scaling": "inside the model",
             },
@@ -170,7 +173,7 @@ def build_network(
         scaling = keras.Model(pixels, build_scaling(row)(pixels), name="scaling")
         pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
         full = keras.Model(pixels, classifier(pooling(backbone(scaling(pixels)))), name=row.name)
-    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest)
+    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest, config.resize)
 
 
 @contextmanager

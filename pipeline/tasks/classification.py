@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import EvaluateConfig, HeadConfig
-from pipeline.evaluate.figures import confusion_figure, save_figure
+from pipeline.evaluate.figures import confusion_figure
 from pipeline.evaluate.metrics import ClassificationScores, classification_scores, softmax
+from pipeline.figures import save_figure
 from pipeline.models.backbones import Backbone
 from pipeline.models.heads import build_classifier, build_pooling
 from pipeline.tasks.base import Evaluation

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.policy import Policy
+from pipeline.config import Resize
 from pipeline.errors import DataError
 from pipeline.files import keyed_seed
 from pipeline.images.graph import decode_image
@@ -21,10 +22,15 @@ _STRIDE = -7046029254386353131
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes: `(H, W)` in pixels and the number of channels."""
+    """What a network takes: `(H, W)` in pixels, the number of channels, and how a picture is brought to that size."""
 
     image_size: tuple[int, int]
     channels: int
+    resize: Resize = "stretch"
+
+    def decode(self, contents: tf.Tensor) -> tf.Tensor:
+        """Returns an encoded image's pixels, `(H, W, C)` float32 in [0, 255]."""
+        return decode_image(contents, self.image_size, self.channels, self.resize)
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,7 @@ def naming_bad_images(paths: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def preview_images(
-    manifest: Manifest, image_size: tuple[int, int], channels: int, count: int
-) -> tuple[list[np.ndarray], list[str]]:
+def preview_images(manifest: Manifest, spec: InputSpec, count: int) -> tuple[list[np.ndarray], list[str]]:
     """Returns up to `count` images, `(H, W, C)` uint8 as the network would see them, and their labels.
 
     Spread over the classes: the first image of each class, then the second of each.
@@ -142,13 +146,13 @@ def preview_images(
     rows = sorted(range(len(manifest)), key=lambda row: rank[row])[:count]
     paths, labels = manifest.column("path"), manifest.column("label")
     with naming_bad_images([paths[row] for row in rows]):
-        pixels = [decode_image(tf.io.read_file(paths[row]), image_size, channels) for row in rows]
+        pixels = [spec.decode(tf.io.read_file(paths[row])) for row in rows]
     return [tf.cast(tf.round(image), tf.uint8).numpy() for image in pixels], [labels[row] for row in rows]
 
 
 def _reader(spec: InputSpec) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     def read(path: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode_image(tf.io.read_file(path), spec.image_size, spec.channels), seed
+        return spec.decode(tf.io.read_file(path)), seed
 
     return read
 

@@ -98,7 +98,7 @@ def _load(
         targets = task.encode_targets(rows.column("label"), manifest.classes)
         return load_images(rows, targets, task.target_weights(targets, scheme), augment.seed)
 
-    spec = InputSpec(network.image_size, network.channels)
+    spec = InputSpec(network.image_size, network.channels, network.resize)
     return _Data(images("train", config.class_weights), images("validation", "none"), spec, policy)
 
 

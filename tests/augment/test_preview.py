@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from pipeline.augment.policy import load_policy
-from pipeline.augment.preview import save_preview
+from pipeline.augment.preview import CELL, save_preview
+from pipeline.figures import DPI
 
 
 def flat_image(color, shape=(30, 30)):
@@ -51,7 +52,7 @@ def test_small_image_keeps_its_pixels(tmp_path):
     save_preview([checkers], [""], load_policy([]), path)
     picture = pixels(path)
     shown = np.isin(picture, (20, 220)).all(axis=-1).mean(axis=1)
-    assert shown.max() > 0.9 * 180 / picture.shape[1]  # a line of it is all two levels, none between
+    assert shown.max() > 0.9 * CELL * DPI / picture.shape[1]  # a line of it is all two levels, none between
 
 
 def test_seed_draws_the_picture(tmp_path):
@@ -72,6 +73,11 @@ def test_long_title_is_cut_and_a_dollar_is_only_a_character(tmp_path):
         sizes.append(pixels(tmp_path / "augment.png").shape)
     assert abs(sizes[0][1] - sizes[1][1]) < 20
     assert sizes[0][0] == sizes[1][0]
+
+
+def test_a_title_no_font_can_write_is_drawn_without_a_warning(tmp_path):
+    save_preview([flat_image((200, 30, 60))], ["\N{DOG FACE} \n\udcff"], load_policy([]), tmp_path / "augment.png")
+    assert columns_of(pixels(tmp_path / "augment.png"), (200, 30, 60)) == 1
 
 
 def test_replaces_the_picture_and_leaves_nothing_else(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluate.figures import confusion_figure, history_figure, save_figure
+from pipeline.evaluate.figures import confusion_figure, history_figure
+from pipeline.figures import save_figure
 
 
 @pytest.mark.parametrize("count", [2, 10, 200])

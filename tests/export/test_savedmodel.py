@@ -105,6 +105,30 @@ def test_transparent_is_white(exported: Path) -> None:
     np.testing.assert_allclose(on_clear, on_white, atol=1e-6)
 
 
+def test_a_kind_that_ingest_transcodes_is_predicted_as_its_png(exported: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    image.save(tmp_path / "same.png")
+    image.save(tmp_path / "scan.tiff")
+    image.save(tmp_path / "wrongly named.jpg", "TIFF")
+    found = list(Predictor(exported).predict(sorted(tmp_path.iterdir())))
+    assert [prediction.error for prediction in found] == [None] * 3
+    for other in found[1:]:
+        assert other.probabilities == pytest.approx(dict(found[0].probabilities), abs=1e-5)
+
+
+def test_crop_and_pad_are_part_of_the_export(
+    model: keras.Model, exported: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    contents = [path.read_bytes() for path in photos]
+    stretched = Predictor(exported).probabilities(contents)
+    for resize in ("crop", "pad"):
+        export_savedmodel(model, load_task("classification"), CLASSES, tmp_path / resize, resize=resize)
+        answer = Predictor(tmp_path / resize).probabilities(contents)
+        pixels = decode_batch(tf.constant(contents), (32, 32), 3, resize)
+        np.testing.assert_allclose(answer, tf.nn.softmax(model(pixels, training=False)), atol=1e-4)
+        assert np.abs(answer - stretched).max() > 1e-3
+
+
 def test_labels_stand_in_class_order(exported: Path) -> None:
     assert (exported / "labels.txt").read_text().splitlines() == list(CLASSES)
 

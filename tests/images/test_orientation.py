@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from kinds import check_image
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.images.graph import decode_image
-from pipeline.images.headers import check_image, quiet_pillow
+from pipeline.images.headers import quiet_pillow
 from pipeline.images.orientation import read_orientation
+from pipeline.images.structure import graph_orientation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 16, 3)).astype("uint8")
 
@@ -100,3 +103,40 @@ def test_random_damage_never_fails() -> None:
         damaged = block.copy()
         damaged[numbers.integers(6, len(block), 4)] = numbers.integers(0, 256, 4)
         assert 1 <= int(read_orientation(tf.constant(jpeg(damaged.tobytes())))) <= 8
+
+
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"], ids=["bare", "prefixed"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_png_and_webp_note_it_too(orientation: int, format: str, prefix: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, format, lossless=True, exif=b"Exif\0\0" + prefix + exif(orientation)[6:])
+    contents = buffer.getvalue()
+    assert int(read_orientation(tf.constant(contents))) == orientation
+    wanted = upright(contents)
+    np.testing.assert_array_equal(decode_image(tf.constant(contents), wanted.shape[:2], 3), wanted)
+
+
+def test_a_word_inside_another_chunk_is_not_the_chunk() -> None:
+    note = PngInfo()
+    note.add_text("Comment", "eXIf" + exif(6).decode("latin-1"))
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG", pnginfo=note)
+    assert b"eXIf" in buffer.getvalue()
+    assert int(read_orientation(tf.constant(buffer.getvalue()))) == 1
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_the_twin_without_tensorflow_finds_the_same(format: str) -> None:
+    buffer, numbers = io.BytesIO(), np.random.default_rng(2)
+    Image.fromarray(PIXELS).save(buffer, format, exif=exif(6, before=2))
+    whole, found = buffer.getvalue(), []
+    start = whole.index(b"MM")
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in numbers.integers(max(0, start - 20), start + 50, 2):
+            damaged[place % len(whole)] = numbers.choice([0, 1, 2, 6, 8, 255, damaged[place % len(whole)]])
+        contents = bytes(damaged[: int(numbers.integers(1, 2 * len(whole)))])
+        found.append(graph_orientation(contents))
+        assert int(read_orientation(tf.constant(contents))) == found[-1]
+    assert {1, 6} <= set(found)

@@ -14,14 +14,15 @@ from PIL import Image
 
 from pipeline.config import IngestConfig
 from pipeline.errors import DataError
-from pipeline.images.headers import check_image
-from pipeline.ingest import IngestResult, check_source, ingest
+from pipeline.images.pixels import read_picture
+from pipeline.ingest import IngestResult, Previous, check_source, ingest
 from pipeline.ingest.manifest import SPLITS
 from pipeline.progress import Silent
 
 
-def run(folder: Path, **settings: Any) -> IngestResult:
-    return ingest(IngestConfig(data=str(folder), **settings), folder.parent / "data", Silent())
+def run(folder: Path, previous: Previous | None = None, **settings: Any) -> IngestResult:
+    root = folder.parent
+    return ingest(IngestConfig(data=str(folder), **settings), root / "data", root / ".cache", Silent(), previous)
 
 
 def refusal(folder: Path, **settings: Any) -> str:
@@ -108,7 +109,7 @@ def test_only_bad_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "photos" / label).mkdir(parents=True)
         (tmp_path / "photos" / label / "1.jpg").write_text("<html>")
     message = refusal(tmp_path / "photos")
-    assert message.startswith(f"none of the 2 images in {tmp_path / 'photos'} can be read; a/1.jpg: ")
+    assert message.startswith(f"none of the 2 images in {tmp_path / 'photos'} can be used; a/1.jpg: ")
 
 
 @pytest.mark.parametrize("missing", ["validation", "test"])
@@ -164,12 +165,13 @@ def test_scanning_in_threads_leaves_the_warning_filters_alone(photo_folder: Path
 def test_check_source_reads_no_image_and_writes_nothing(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("read an image"))
     data = photo_folder.parent / "data"
-    check_source(IngestConfig(data=str(photo_folder)), data)
-    check_source(IngestConfig(data="sample:digits"), data)
+    check_source(IngestConfig(data=str(photo_folder)), data, data)
+    check_source(IngestConfig(data="sample:digits"), data, data)
     assert not data.exists()
     with pytest.raises(DataError, match="no folder"):
-        check_source(IngestConfig(data=str(photo_folder / "gone")), data)
+        check_source(IngestConfig(data=str(photo_folder / "gone")), data, data)
 
 
 def test_accepted_files_are_those_that_the_manifest_lists(photo_folder: Path) -> None:
-    assert all(check_image(Path(path)) for path in run(photo_folder).manifest.column("path"))
+    for path in map(Path, run(photo_folder).manifest.column("path")):
+        assert read_picture(path.read_bytes(), path.suffix).transcode is None

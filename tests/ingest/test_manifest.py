@@ -16,6 +16,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
     label, split = "ab"[number % 2], SPLITS[number % 3]
     usual = {
         "id": f"{label}/{number}.png", "path": f"/photos/{label}/{number}.png", "label": label, "split": split,
+        "original": f"/photos/{label}/{number}.png", "pixels": f"pixels{number}", "group": None,
         "sha256": f"sha{number}", "cluster": f"sha{number}", "width": 4, "height": 3, "format": "PNG", "mode": "RGB",
         "bytes": 100 + number,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.config import IngestConfig
 from pipeline.ingest import ingest
-from pipeline.ingest.samples import SAMPLES, lay_out_digits
+from pipeline.ingest.sources.samples import SAMPLES, lay_out_digits
 from pipeline.progress import Silent
 
 
@@ -54,7 +54,7 @@ def test_an_interrupted_layout_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_is_ingested_whole(name: str, digits: Path) -> None:
-    found = ingest(IngestConfig(data=f"sample:{name}"), digits.parent, Silent())
+    found = ingest(IngestConfig(data=f"sample:{name}"), digits.parent, digits.parent / ".cache", Silent())
     assert not found.rejected
     assert len(found.manifest) == 1797
     shares = {split: sum(counts.values()) / 1797 for split, counts in found.manifest.counts().items()}

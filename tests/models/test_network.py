@@ -121,7 +121,7 @@ def test_the_head_is_the_recipes() -> None:
 def test_description_names_the_input_contract(lite0: Network) -> None:
     found = lite0.describe()
     assert found["input"] == {
-        "image_size": [32, 32], "channels": 3, "range": [0, 255], "scaling": "inside the model",
+        "image_size": [32, 32], "channels": 3, "resize": "stretch", "range": [0, 255], "scaling": "inside the model",
     }  # fmt: skip
     assert found["parameters"] == sum(weights.size for weights in lite0.full.get_weights())
     assert found["cut_points"][0] == "input"

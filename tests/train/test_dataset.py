@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.augment.policy import Policy, load_policy
+from pipeline.config import Resize
 from pipeline.errors import DataError
 from pipeline.train.dataset import (
     Images,
@@ -106,3 +107,14 @@ def test_epoch_order_is_a_permutation_of_its_own() -> None:
     orders = np.stack([epoch_order(1000, 5, tf.constant(epoch)) for epoch in range(3)])
     np.testing.assert_array_equal(np.sort(orders), np.broadcast_to(np.arange(1000), (3, 1000)))
     assert (orders[0] == orders[1]).mean() < 0.02  # two independent orders agree in one place on average
+
+
+def test_the_spec_says_how_pictures_come_to_size(images: Images) -> None:
+    def corners(resize: Resize) -> list[float]:
+        batches = view_batches(images, InputSpec((8, 4), 3, resize), Policy(), 0, 3)
+        return [float(pixels[0, 0, 0]) for batch in batches for pixels in batch.numpy()]
+
+    grays = [30.0 * number for number in range(7)]
+    assert corners("stretch") == pytest.approx(grays)
+    assert corners("crop") == pytest.approx(grays)
+    assert corners("pad") == [0.0] * 7

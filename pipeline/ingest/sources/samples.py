@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.files import atomic_path, lock
+from pipeline.ingest.sources.base import Item
+from pipeline.ingest.sources.folder import FolderSource
+from pipeline.progress import Progress
 
 
 def lay_out_digits(folder: Path) -> Path:
@@ -35,3 +38,19 @@ def _write_digits(folder: Path) -> None:
 
 #: What stands behind `sample:NAME`: lays the sample out in a folder and returns it.
 SAMPLES: Mapping[str, Callable[[Path], Path]] = {"digits": lay_out_digits}
+
+
+class SampleSource:
+    """A sample, laid out below `data_dir` at first use. Implements `pipeline.ingest.sources.base.Source`."""
+
+    def __init__(self, name: str, data_dir: Path) -> None:
+        self._name, self._folder = name, data_dir / name
+        self.name, self.origin = name, f"sample:{name}"
+
+    def peek(self) -> list[Item] | None:
+        """Returns None: the sample may not be laid out yet, and is known to be good."""
+        return None
+
+    def items(self, progress: Progress) -> list[Item]:
+        """Returns the sample's images, ordered by id."""
+        return FolderSource(SAMPLES[self._name](self._folder)).items()

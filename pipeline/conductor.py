@@ -1,0 +1,238 @@
+"""One run, stage by stage: what a stage reads is loaded, what it returns is stored and logged."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import DataError, ModelError
+from pipeline.files import atomic_path, write_csv, write_json
+from pipeline.ingest import Previous, ingest
+from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
+from pipeline.ingest.sources.base import shown
+from pipeline.ingest.stage import DuplicatePair
+from pipeline.models.backbones import find_backbone, input_size
+from pipeline.plan import Plan
+from pipeline.progress import Progress
+from pipeline.tasks.table import load_task
+from pipeline.tracking import Tracker
+from pipeline.workdir import RunDir
+
+if TYPE_CHECKING:
+    from pipeline.augment.policy import Policy
+    from pipeline.models.network import Network
+    from pipeline.tasks.base import Task
+
+#: Images beside their variants in `augment.png`.
+PREVIEW_IMAGES = 6
+
+
+class Conductor:
+    """One method a stage: load what it reads, call it, store and log what it returns.
+
+    Args:
+        plan: What is to be done.
+        run: The run's folder.
+        root: The project's folder.
+        progress: Where to show how far it is.
+        tracker: Where to log.
+    """
+
+    def __init__(self, plan: Plan, run: RunDir, root: Path, progress: Progress, tracker: Tracker) -> None:
+        self.config, self.run, self.root = plan.config, run, root
+        self.progress, self.tracker = progress, tracker
+        self._previous_run = plan.previous
+
+    def run_stage(self, stage: str) -> None:
+        """Runs one stage and notes how it went."""
+        began = time.perf_counter()
+        self.run.mark(stage, "running")
+        try:
+            getattr(self, stage)()
+        except KeyboardInterrupt:
+            self.run.mark(stage, "killed")
+            raise
+        except BaseException as error:
+            self.run.mark(stage, "failed")
+            error.add_note(f"in stage {stage}")
+            raise
+        self.run.mark(stage, "done", time.perf_counter() - began)
+
+    def ingest(self) -> None:
+        """Source -> manifest, what was left out and why, what shows the same picture, what changed."""
+        from pipeline.pictures.views import save_dataset_view
+
+        config = self.config.ingest
+        self.tracker.log_params({"task": self.config.task, "ingest": config.model_dump(mode="json")})
+        found = ingest(config, self.root / "data", self.root / ".cache", self.progress, self._previous())
+        save_manifest(found.manifest, self.run.manifest)
+        write_json(self.run.file("ingest.json"), found.summary())
+        artifacts = [self.run.manifest, self.run.file("ingest.json")]
+        rejected = [{"path": shown(bad.item.path), "reason": bad.reason} for bad in found.rejected]
+        write_csv(self.run.file("quarantine.csv"), rejected, ["path", "reason"])
+        duplicates = [asdict(pair) | {"leak": pair.leak} for pair in found.duplicates]
+        write_csv(
+            self.run.file("duplicates.csv"), duplicates, [*(field.name for field in fields(DuplicatePair)), "leak"]
+        )
+        artifacts += [self.run.file("quarantine.csv")] if rejected else []
+        artifacts += [self.run.file("duplicates.csv")] if duplicates else []
+        save_dataset_view(found, self.run.file("data.png"))
+        self._log(*artifacts, self.run.file("data.png"))
+        sizes = {split: sum(counts.values()) for split, counts in found.manifest.counts().items()}
+        digest = found.manifest.digest
+        self.tracker.log_dataset(name=found.name, digest=digest, source=found.source, counts=sizes)
+        self.tracker.set_tags({"dataset": digest[:12]})
+        for line in found.words():
+            self.progress.say(line)
+        if rejected:
+            self.progress.say(f"{len(rejected)} files left out, with reasons in {self.run.file('quarantine.csv')}")
+
+    def augment(self) -> None:
+        """Manifest, policy -> preview."""
+        from pipeline.augment.preview import save_preview
+        from pipeline.train.dataset import InputSpec, preview_images
+
+        self.tracker.log_params({"augment": self.config.augment.model_dump(mode="json")})
+        policy = self._policy()
+        train = load_manifest(self.run.manifest).split("train")
+        model = self.config.model
+        spec = InputSpec(input_size(model), find_backbone(model.backbone).channels, model.resize)
+        images, titles = preview_images(train, spec, PREVIEW_IMAGES)
+        picture = self.run.file("augment.png")
+        save_preview(images, titles, policy, picture, seed=self.config.augment.seed)
+        write_json(self.run.file("augment.json"), {"transforms": policy.describe(), "digest": policy.digest})
+        self._log(picture, self.run.file("augment.json"))
+
+    def build(self) -> None:
+        """Classes -> model.json; what cannot be built fails here, before anything is trained."""
+        self.tracker.log_params({"model": self.config.model.model_dump(mode="json")})
+        network = self._network(load_manifest(self.run.manifest))
+        if self.config.train.fine_tune.epochs:
+            network.cut(self.config.train.fine_tune.from_)
+        write_json(self.run.file("model.json"), network.describe())
+        self._log(self.run.file("model.json"))
+        self.tracker.log_params({"model": {"parameters": network.full.count_params()}})
+
+    def train(self) -> None:
+        """Manifest, network -> model.keras, history."""
+        from pipeline.evaluate.figures import history_figure
+        from pipeline.figures import save_figure
+        from pipeline.train.fit import EpochRow, strategy_scope, train
+
+        augment, settings = self.config.augment.model_dump(mode="json"), self.config.train.model_dump(mode="json")
+        self.tracker.log_params({"seed": self.config.seed, "augment": augment, "train": settings})
+        manifest = load_manifest(self.run.manifest)
+        precision = self.config.model.precision
+
+        def on_epoch(row: EpochRow) -> None:
+            metrics = {name: float(value) for name, value in row.items() if name not in ("epoch", "phase")}
+            self.tracker.log_metrics(metrics, int(row["epoch"]))
+
+        with strategy_scope(self.config.train.strategy):
+            network = self._network(manifest, precision)
+            outcome = train(
+                network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
+                seed=self.config.seed, progress=self.progress, on_epoch=on_epoch,
+            )  # fmt: skip
+        first = next((row["epoch"] for row in outcome.history if row["phase"] == "fine_tune"), None)
+        if first is not None:
+            self.tracker.set_tags({"fine_tune_from_epoch": str(first)})
+        if precision != "float32":
+            trained, network = network, self._network(manifest)
+            network.full.set_weights(trained.full.get_weights())
+        with atomic_path(self.run.model) as draft:
+            network.full.save(draft)
+        write_csv(self.run.history, outcome.history, list(outcome.history[0]))
+        save_figure(history_figure(outcome.history, self._task().headline_metric), self.run.file("history.png"))
+        self._log(self.run.history, self.run.file("history.png"))
+        self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
+
+    def evaluate(self) -> None:
+        """Model, test split -> evaluation, predictions, figures."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from pipeline.evaluate.stage import evaluate
+
+        self.tracker.log_params({"evaluate": self.config.evaluate.model_dump(mode="json")})
+        task = self._task()
+        row = find_backbone(self.config.model.backbone)
+        found = evaluate(
+            self._trained(), task, load_manifest(self.run.manifest), self.config.evaluate,
+            resize=self.config.model.resize, batch_size=row.extraction_batch, progress=self.progress,
+        )  # fmt: skip
+        with atomic_path(self.run.predictions) as draft:
+            pq.write_table(pa.table(dict(found.predictions)), draft)
+        document = {
+            "headline": found.headline,
+            "headline_metric": f"test/{task.headline_metric}",
+            "metrics": dict(found.metrics),
+            "labels": list(found.labels),
+            **found.document,
+            **{name: dict(table) for name, table in found.tables.items()},
+        }
+        write_json(self.run.evaluation, document)
+        figures = task.save_figures(found, self.run.path)
+        self._log(self.run.predictions, self.run.evaluation, *figures)
+        for name, table in found.tables.items():
+            self.tracker.log_table(name, table)
+        self.tracker.log_metrics(found.metrics)
+        self.tracker.set_description(found.headline)
+
+    def export(self) -> None:
+        """Model, labels -> SavedModel."""
+        from pipeline.export.savedmodel import export_savedmodel
+
+        self.tracker.log_params({"export": self.config.export.model_dump(mode="json")})
+        manifest = load_manifest(self.run.manifest)
+        resize = self.config.model.resize
+        export_savedmodel(self._trained(), self._task(), manifest.classes, self.run.export, resize=resize)
+        self._log(self.run.export)
+        if self.config.export.logged_model:
+            example = Path(manifest.split("test").column("path")[0]).read_bytes()
+            self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
+
+    def _previous(self) -> Previous | None:
+        before = self._previous_run
+        if before is None:
+            return None
+        try:
+            return Previous(before.run.name, load_manifest(before.run.manifest), before.same_splits)
+        except DataError:  # of an older version of this program: nothing to compare with
+            return None
+
+    def _log(self, *artifacts: Path) -> None:
+        for path in artifacts:
+            self.tracker.log_artifact(path)
+
+    def _task(self) -> Task:
+        return load_task(self.config.task)
+
+    def _policy(self) -> Policy:
+        from pipeline.augment.policy import load_policy
+
+        policy = load_policy(self.config.augment.transforms)
+        ignored = policy.ignored_for(self.config.task)
+        if ignored:
+            self.progress.say(f"augmentations not valid for {self.config.task} are left out: {', '.join(ignored)}")
+        return policy.for_task(self.config.task)
+
+    def _network(self, manifest: Manifest, precision: str = "float32") -> Network:
+        from pipeline.models.network import build_network
+        from pipeline.models.weights import locate_weights
+
+        model = self.config.model
+        weights = locate_weights(find_backbone(model.backbone), model.weights)
+        return build_network(
+            model, self._task(), len(manifest.classes), seed=self.config.seed, weights=weights, precision=precision
+        )
+
+    def _trained(self) -> Any:
+        import keras
+
+        try:
+            return keras.models.load_model(self.run.model, compile=False, safe_mode=True)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.run.model} cannot be loaded ({error}); run the stage train again") from error

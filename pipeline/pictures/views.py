@@ -1,0 +1,61 @@
+"""What `pipeline inspect` does with what it is given: one image, two images, or a whole source of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.figures import save_figure
+from pipeline.images.headers import quiet_pillow, read_contents
+from pipeline.images.pixels import Picture, read_picture
+from pipeline.ingest.stage import IngestResult
+from pipeline.pictures.dataset import dataset_figure
+from pipeline.pictures.image import file_facts, image_figure
+from pipeline.pictures.matches import match_figure
+
+
+def save_image_view(path: Path, output: Path) -> list[str]:
+    """Writes the picture of one image, number by number; returns what else there is to say.
+
+    Raises:
+        DataError: It is no image; one line that says why.
+    """
+    picture = _read(path)
+    save_figure(image_figure(picture.pixels, path.name, file_facts(picture.header, read_contents(path))), output)
+    return [f"ingest will store it anew as PNG: {picture.transcode}"] if picture.transcode else []
+
+
+def save_match_view(first: Path, second: Path, output: Path) -> list[str]:
+    """Writes the picture of what two images have in common; returns the verdict in words.
+
+    Raises:
+        DataError: One is no image; one line that says why.
+    """
+    figure, summary = match_figure(_read(first).pixels, _read(second).pixels, (first.name, second.name))
+    save_figure(figure, output)
+    return [summary.verdict]
+
+
+def save_dataset_view(found: IngestResult, output: Path) -> None:
+    """Writes the picture of a data set: classes, sizes, samples, means and duplicates."""
+    save_figure(dataset_figure(found.manifest, found.duplicates, found.name), output)
+
+
+def check_picture_name(output: Path) -> None:
+    """Looks whether a picture can be written to a file of this name.
+
+    Raises:
+        DataError: It does not end in .png, or its folder does not exist.
+    """
+    if output.suffix.lower() != ".png":
+        raise DataError(f"-o {output}: pictures are written as PNG; end the name in .png")
+    if not output.parent.is_dir():
+        raise DataError(f"-o {output}: there is no folder {output.parent}")
+
+
+def _read(path: Path) -> Picture:
+    try:
+        with quiet_pillow():
+            return read_picture(read_contents(path), None)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
