@@ -11,8 +11,8 @@ from pipeline.errors import DataError, ModelError
 from pipeline.files import atomic_path, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
+from pipeline.ingest.result import DuplicatePair
 from pipeline.ingest.sources.base import shown
-from pipeline.ingest.stage import DuplicatePair
 from pipeline.models.backbones import find_backbone, input_size
 from pipeline.plan import Plan
 from pipeline.progress import Progress

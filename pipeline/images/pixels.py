@@ -26,12 +26,14 @@ class Picture:
     Attributes:
         header: What the file says it is.
         pixels: `(H, W, 3)` uint8: the first picture, upright, over white, 16 bits cut to their upper 8.
+        orientation: How the file says to hold it, 1 to 8 (EXIF); `pixels` are upright already.
         transcode: Why `pipeline.images.graph` must not read the file itself ("TIFF of mode CMYK"), None where it is
             proven to give these pixels.
     """
 
     header: Header
     pixels: np.ndarray
+    orientation: int
     transcode: str | None
 
 
@@ -47,7 +49,7 @@ def read_picture(contents: bytes, suffix: str | None) -> Picture:
     """
     with open_image(contents, suffix) as opened:
         pixels = _pixels(opened.image, opened.orientation)
-    return Picture(opened.header, pixels, opened.transcode)
+    return Picture(opened.header, pixels, opened.orientation, opened.transcode)
 
 
 def read_bare(contents: bytes) -> np.ndarray:

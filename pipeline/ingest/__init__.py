@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.ingest.stage import IngestResult, Previous, check_source, ingest
+from pipeline.ingest.result import IngestResult, Previous
+from pipeline.ingest.stage import check_source, ingest
 
 __all__ = ["IngestResult", "Previous", "check_source", "ingest"]

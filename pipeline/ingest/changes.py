@@ -11,7 +11,8 @@ from pipeline.ingest.manifest import Manifest
 #: Ids of each kind that `ingest.json` names.
 _NAMED = 100
 
-_COMPARED = ["pixels", "id", "label", "split"]
+#: What makes two manifests say the same of the same images.
+COMPARED = ["pixels", "id", "label", "split"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Changes:
 
 def compare_manifests(before: Manifest, after: Manifest, since: str) -> Changes | None:
     """Returns what changed from one manifest to a later one, None where they have no image in common."""
-    if before.table.select(_COMPARED).equals(after.table.select(_COMPARED)):
+    if before.table.select(COMPARED).equals(after.table.select(COMPARED)):
         return Changes(since, (), (), (), (), {})
     old, new = _by_image(before), _by_image(after)
     if not old.keys() & new.keys():
@@ -86,7 +87,7 @@ _Row = tuple[str, str, str]
 def _by_image(manifest: Manifest) -> defaultdict[str, list[_Row]]:
     """Returns (id, label, split) of the files of each image; copies stand in the order of their labels and ids."""
     found: defaultdict[str, list[_Row]] = defaultdict(list)
-    columns = (manifest.column(name) for name in _COMPARED)
+    columns = (manifest.column(name) for name in COMPARED)
     for image, *row in zip(*columns, strict=True):
         found[image].append((row[0], row[1], row[2]))
     for rows in found.values():

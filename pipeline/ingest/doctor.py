@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +11,11 @@ from typing import Any
 
 from pipeline.config import IngestConfig
 from pipeline.ingest.examine import Examination, examine
+from pipeline.ingest.result import DuplicatePair
+from pipeline.ingest.scan import list_files
 from pipeline.ingest.sources import open_source
 from pipeline.ingest.sources.base import shown
-from pipeline.ingest.stage import DuplicatePair, pairs
+from pipeline.ingest.stage import pairs
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
@@ -33,6 +36,7 @@ class Diagnosis:
         problems: (path, reason) of the others.
         duplicates: Pairs that show the same picture; across the source's own splits they are leaks.
         transcoded: (path, why) of images that ingest stores anew as PNG.
+        turned: Paths of images that are stored lying on a side or mirrored, and that every stage sees upright.
         advice: What else is worth knowing, a line each.
     """
 
@@ -42,6 +46,7 @@ class Diagnosis:
     problems: tuple[tuple[str, str], ...]
     duplicates: tuple[DuplicatePair, ...]
     transcoded: tuple[tuple[str, str], ...]
+    turned: tuple[str, ...]
     advice: tuple[str, ...]
 
     @property
@@ -58,6 +63,7 @@ class Diagnosis:
             "problems": [{"path": path, "reason": reason} for path, reason in self.problems],
             "duplicates": [{**asdict(pair), "leak": pair.leak} for pair in self.duplicates],
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.transcoded],
+            "turned_upright": list(self.turned),
             "advice": list(self.advice),
         }
 
@@ -74,7 +80,8 @@ def diagnose(config: IngestConfig, data_dir: Path, cache: Path, progress: Progre
     Raises:
         DataError: The source itself cannot be used: no such folder, no class folders, no image in it.
     """
-    found = examine(open_source(config, data_dir, ContentStore(cache / "images")), config, cache, progress)
+    source = open_source(config, data_dir, ContentStore(cache / "images"))
+    found = examine(list_files(source, progress), config, cache, progress)
     own = [image.item.split or "" for image in found.images]
     return Diagnosis(
         source=found.origin,
@@ -85,6 +92,7 @@ def diagnose(config: IngestConfig, data_dir: Path, cache: Path, progress: Progre
         transcoded=tuple(
             (shown(image.item.path), image.look.transcoded) for image in found.images if image.look.transcoded
         ),
+        turned=tuple(shown(image.item.path) for image in found.images if image.look.orientation != 1),
         advice=tuple(_advice(found)),
     )
 
@@ -120,45 +128,36 @@ def report(found: Diagnosis, most: int = 8) -> Iterator[tuple[str, str]]:
         most: Lines for each kind of problem; the rest is counted.
     """
     yield "title", f"{found.source}: {found.images} usable images in {len(found.classes)} classes"
-    by_reason: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for path, reason in found.problems:
-        by_reason[reason.split(":")[0].split(";")[0]].append((path, reason))
     if found.problems:
-        yield "title", f"{len(found.problems)} files cannot be used"
-    for entries in sorted(by_reason.values(), key=len, reverse=True):
-        for path, reason in entries[:most]:
-            yield "bad", f"{path}: {reason}"
-        if len(entries) > most:
-            yield "bad", f"... and {len(entries) - most} more like it"
-    yield from _report_pairs(
-        f"{len(found.leaks)} copies stand in different splits of yours: leaks", "bad", found.leaks, most
-    )
+        yield "title", f"cannot be used: {len(found.problems)}"
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for path, reason in found.problems:
+        alike[re.split("[:;]", reason)[0]].append(f"{path}: {reason}")
+    for lines in sorted(alike.values(), key=len, reverse=True):
+        yield from _some_lines("bad", lines, most)
     harmless = [pair for pair in found.duplicates if not pair.leak]
-    yield from _report_pairs(
-        f"{len(harmless)} pairs show the same picture; they will share a split", "note", harmless, most
-    )
-    if found.transcoded:
-        yield "title", f"{len(found.transcoded)} images will be stored anew as PNG, so that all decoders agree"
-        for path, reason in found.transcoded[:most]:
-            yield "note", f"{path}: {reason}"
-        if len(found.transcoded) > most:
-            yield "note", f"... and {len(found.transcoded) - most} more"
-    if found.advice:
-        yield "title", "worth knowing"
-        for line in found.advice:
-            yield "note", line
+    for title, kind, lines in (
+        ("copies in different splits of yours (leaks)", "bad", [_pair_line(pair) for pair in found.leaks]),
+        ("pairs that show the same picture and will share a split", "note", [_pair_line(pair) for pair in harmless]),
+        ("stored anew as PNG, so that all decoders agree", "note", [f"{p}: {why}" for p, why in found.transcoded]),
+        ("turned upright, as the file says (EXIF)", "note", list(found.turned)),
+        ("worth knowing", "note", list(found.advice)),
+    ):
+        if lines:
+            yield "title", f"{title}: {len(lines)}"
+            yield from _some_lines(kind, lines, most)
     if not (found.problems or found.duplicates or found.advice):
         yield "good", "nothing to complain of"
 
 
-def _report_pairs(title: str, kind: str, found: Sequence[DuplicatePair], most: int) -> Iterator[tuple[str, str]]:
-    if not found:
-        return
-    yield "title", title
-    for pair in found[:most]:
-        line = f"{pair.kind}: {shown(pair.first_id)} and {shown(pair.second_id)}"
-        if pair.first_label != pair.second_label:
-            line += f", under the labels {pair.first_label!r} and {pair.second_label!r}"
-        yield kind, line
-    if len(found) > most:
-        yield kind, f"... and {len(found) - most} more"
+def _pair_line(pair: DuplicatePair) -> str:
+    line = f"{pair.kind}: {shown(pair.first_id)} and {shown(pair.second_id)}"
+    if pair.first_label != pair.second_label:
+        line += f", under the labels {pair.first_label!r} and {pair.second_label!r}"
+    return line
+
+
+def _some_lines(kind: str, lines: Sequence[str], most: int) -> Iterator[tuple[str, str]]:
+    yield from ((kind, line) for line in lines[:most])
+    if len(lines) > most:
+        yield kind, f"... and {len(lines) - most} more like it"

@@ -13,8 +13,8 @@ from pipeline.errors import DataError
 from pipeline.ingest.duplicates import Match, cluster, exact_matches
 from pipeline.ingest.index import index_path
 from pipeline.ingest.near import find_near
-from pipeline.ingest.scan import Rejected, Scanned, scan
-from pipeline.ingest.sources.base import Source, shown
+from pipeline.ingest.scan import Listing, Rejected, Scanned, scan
+from pipeline.ingest.sources.base import shown
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
@@ -45,27 +45,26 @@ class Examination:
     clusters: tuple[str, ...]
 
 
-def examine(source: Source, config: IngestConfig, cache: Path, progress: Progress) -> Examination:
+def examine(listing: Listing, config: IngestConfig, cache: Path, progress: Progress) -> Examination:
     """Returns what is in a source: every image decoded once, or known from an earlier look at unchanged bytes.
 
     Args:
-        source: Where the images are.
+        listing: What the source lists.
         config: The section `ingest`.
         cache: Where what was seen is kept, and images that must be transcoded.
         progress: Told of every file.
 
     Raises:
-        DataError: The source cannot be used, or nothing in it can be.
+        DataError: Nothing in it can be used.
     """
-    items = source.items(progress)
-    kept = index_path(cache / "ingest", source.origin)
-    readable, bad = scan(items, kept, ContentStore(cache / "images"), config.rescan, progress)
+    kept = index_path(cache / "ingest", listing.origin)
+    readable, bad = scan(listing, kept, ContentStore(cache / "images"), config.rescan, progress)
     doubtful = dict(_doubtful(readable, frozenset(config.allow)))
     images = tuple(image for row, image in enumerate(readable) if row not in doubtful) if doubtful else tuple(readable)
     bad = sorted([*bad, *(Rejected(readable[row].item, reason) for row, reason in doubtful.items())])
     if not images:
         raise DataError(
-            f"none of the {len(bad)} images in {source.origin} can be used; {bad[0].item.id}: {bad[0].reason}"
+            f"none of the {len(bad)} images in {listing.origin} can be used; {bad[0].item.id}: {bad[0].reason}"
         )
     matches = list(exact_matches([image.look.pixels for image in images]))
     if config.duplicates == "near":
@@ -73,7 +72,7 @@ def examine(source: Source, config: IngestConfig, cache: Path, progress: Progres
     groups = _groups(images, config.split.group)
     links = [match[:2] for match in matches] + list(_group_links(groups))
     clusters = _name_clusters(cluster(len(images), links), [image.look.sha256 for image in images])
-    return Examination(source.name, source.origin, images, tuple(bad), tuple(matches), groups, clusters)
+    return Examination(listing.name, listing.origin, images, tuple(bad), tuple(matches), groups, clusters)
 
 
 def _name_clusters(tops: Sequence[int], digests: Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pipeline.files import atomic_path, text_digest
 from pipeline.ingest.look import Look
 
 #: Raise it when a look finds something else in the same bytes.
-REVISION = "2"
+REVISION = "1"
 
 #: Coarser than the clock of any file system in use (FAT counts in 2 s).
 _TICK = 2_000_000_000
@@ -28,8 +28,8 @@ _TICK = 2_000_000_000
 _STAMP = [("path", pa.string()), *((f"stat_{name}", pa.int64()) for name in ("size", "mtime", "ctime", "inode"))]
 _LOOK = [
     ("sha256", pa.string()), ("pixels", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
-    ("format", pa.string()), ("mode", pa.string()), ("size", pa.int64()), ("constant", pa.bool_()),
-    ("transcoded", pa.string()), ("stored", pa.string()), ("signature", pa.binary()),
+    ("format", pa.string()), ("mode", pa.string()), ("size", pa.int64()), ("orientation", pa.int8()),
+    ("constant", pa.bool_()), ("transcoded", pa.string()), ("stored", pa.string()), ("signature", pa.binary()),
 ]  # fmt: skip
 _SCHEMA = pa.schema(
     _STAMP + _LOOK, metadata={"revision": f"{REVISION} pillow {PIL.__version__}"}  # another decoder, other pixels
@@ -48,6 +48,12 @@ def stamp_of(path: str) -> Stamp | None:
     except (OSError, ValueError):
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def all_settled(stamps: Sequence[Stamp | None], seen: int) -> bool:
+    """Returns whether all files are there and were changed so long before `seen` that their stamps can be believed."""
+    fresh = seen - _TICK
+    return all(stamp is not None and stamp[1] < fresh and stamp[2] < fresh for stamp in stamps)
 
 
 class Index:

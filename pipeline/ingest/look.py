@@ -34,6 +34,7 @@ class Look(NamedTuple):
         format: In Pillow's words.
         mode: In Pillow's words.
         size: Of the file, in bytes.
+        orientation: How the file says to hold it, 1 to 8; a phone's photograph is often stored lying on its side.
         constant: Whether all pixels are equal.
         transcoded: Why the image was stored anew as PNG, in words; None where its own bytes are trained on.
         stored: Where that PNG is.
@@ -47,6 +48,7 @@ class Look(NamedTuple):
     format: str
     mode: str
     size: int
+    orientation: int
     constant: bool
     transcoded: str | None
     stored: str | None
@@ -79,6 +81,7 @@ def look_at(path: str, store: ContentStore) -> Look | str:
         format=header.format,
         mode=header.mode,
         size=len(contents),
+        orientation=picture.orientation,
         constant=bool((pixels == pixels[0, 0]).all()),
         transcoded=picture.transcode,
         stored=str(store.put(encode_png(pixels), ".png")) if picture.transcode else None,

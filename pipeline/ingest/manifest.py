@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
         ("format", pa.string()),
         ("mode", pa.string()),
         ("bytes", pa.int64()),
+        ("orientation", pa.int8()),  # how the file says to hold it (EXIF), 1: as it is stored
+        ("transcoded", pa.string()),  # why it was stored anew as PNG, null where it was not
     ]
 )
 

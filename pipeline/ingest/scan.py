@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pipeline.images.headers import SUFFIXES
 from pipeline.ingest.index import Index, Stamp, load_index, save_index, stamp_of
 from pipeline.ingest.look import Look, digest_of
-from pipeline.ingest.sources.base import Item
+from pipeline.ingest.sources.base import Item, Source
 from pipeline.ingest.store import ContentStore
 from pipeline.ingest.workers import look_at_all
 from pipeline.progress import Bar, Progress
@@ -32,23 +32,50 @@ class Rejected(NamedTuple):
     reason: str
 
 
+class Listing(NamedTuple):
+    """What a source lists, and what the system says of the files without reading them.
+
+    Attributes:
+        name: The source's, short.
+        origin: The source's, whole.
+        items: Its images, ordered by id.
+        stamps: Of each file; None where there is none to read.
+        seen: When the first stamp was taken, in nanoseconds since the epoch.
+    """
+
+    name: str
+    origin: str
+    items: list[Item]
+    stamps: list[Stamp | None]
+    seen: int
+
+
+def list_files(source: Source, progress: Progress) -> Listing:
+    """Returns what a source lists, with the stamps of its files.
+
+    Raises:
+        DataError: The source cannot be used.
+    """
+    items, seen = source.items(progress), time.time_ns()
+    return Listing(source.name, source.origin, items, [stamp_of(item.path) for item in items], seen)
+
+
 def scan(
-    items: Sequence[Item], index_file: Path, store: ContentStore, rescan: Literal["stat", "content"], progress: Progress
+    listing: Listing, index_file: Path, store: ContentStore, rescan: Literal["stat", "content"], progress: Progress
 ) -> tuple[list[Scanned], list[Rejected]]:
     """Returns the readable images and the others, both in the order given.
 
     Args:
-        items: What the source lists.
+        listing: What the source lists.
         index_file: What was seen last time; read, and written anew.
         store: Where images are put that must be transcoded.
         rescan: "stat" believes size and times of a file that was seen before, "content" its bytes alone.
         progress: Told of every file.
     """
-    seen, index = time.time_ns(), load_index(index_file)
-    stamps = [stamp_of(item.path) for item in items]
+    items, index = listing.items, load_index(index_file)
     known: list[Look | None] = [None] * len(items)
     if rescan == "stat":
-        known = index.unchanged([item.path for item in items], stamps)
+        known = index.unchanged([item.path for item in items], listing.stamps)
     waiting = [row for row, look in enumerate(known) if look is None]
     found: list[Look | str | None] = list(known)
     with progress.bar("ingest", len(items)) as bar:
@@ -64,7 +91,7 @@ def scan(
         else:
             bad.append(Rejected(item, str(seen_of)))
     if waiting or len(items) != len(index):
-        _keep(index_file, items, stamps, found, seen)
+        _keep(index_file, listing, found)
     return good, bad
 
 
@@ -88,16 +115,10 @@ def _by_bytes(path: str, digest: str | None, index: Index) -> Look | None:
     return look if look and look.format == promised else None
 
 
-def _keep(
-    index_file: Path,
-    items: Sequence[Item],
-    stamps: Sequence[Stamp | None],
-    found: Sequence[Look | str | None],
-    seen: int,
-) -> None:
+def _keep(index_file: Path, listing: Listing, found: Sequence[Look | str | None]) -> None:
     rows = [
         (item.path, stamp, look)
-        for item, stamp, look in zip(items, stamps, found, strict=True)
+        for item, stamp, look in zip(listing.items, listing.stamps, found, strict=True)
         if isinstance(look, Look) and stamp is not None
     ]
-    save_index(index_file, rows, seen)
+    save_index(index_file, rows, listing.seen)

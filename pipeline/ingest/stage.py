@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,135 +13,21 @@ import pyarrow as pa
 
 from pipeline.config import IngestConfig, SplitConfig
 from pipeline.errors import DataError
-from pipeline.ingest.changes import Changes, compare_manifests
-from pipeline.ingest.duplicates import Kind, Match
+from pipeline.ingest.answers import Answers
+from pipeline.ingest.changes import compare_manifests
+from pipeline.ingest.duplicates import Match
 from pipeline.ingest.examine import Examination, examine
 from pipeline.ingest.manifest import SCHEMA, SPLITS, Manifest
-from pipeline.ingest.scan import Rejected
+from pipeline.ingest.result import DuplicatePair, IngestResult, Previous
+from pipeline.ingest.scan import Listing, Rejected, list_files
 from pipeline.ingest.sources import Item, open_source
 from pipeline.ingest.sources.base import shown
 from pipeline.ingest.split import assign_splits, complete_splits, settle
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
+#: The reason for a new image that cannot be on any side.
 BRIDGE = "new, and a copy of images that stand in different splits: on either side it would give something away"
-
-
-@dataclass(frozen=True)
-class Previous:
-    """What an earlier run of the same experiment found.
-
-    Attributes:
-        run: Its name.
-        manifest: Its images.
-        settles: Whether its splits were made by the same settings, so that old images keep their side.
-    """
-
-    run: str
-    manifest: Manifest
-    settles: bool
-
-
-@dataclass(frozen=True)
-class DuplicatePair:
-    """Two images of the data set that show the same picture: a line of `duplicates.csv`.
-
-    Attributes:
-        first_id: Of the one.
-        second_id: Of the other.
-        first_path: The file that the source named.
-        second_path: Likewise.
-        kind: "exact", "near" or "mirrored".
-        difference: Mean absolute difference of the aligned RGB values, in [0, 255].
-        first_label: Label of the one.
-        second_label: Label of the other; two labels for one picture are worth a look.
-        first_split: Split of the one.
-        second_split: Split of the other; two splits are a leak.
-    """
-
-    first_id: str
-    second_id: str
-    first_path: str
-    second_path: str
-    kind: Kind
-    difference: float
-    first_label: str
-    second_label: str
-    first_split: str
-    second_split: str
-
-    @property
-    def leak(self) -> bool:
-        """Returns whether they stand in different splits."""
-        return self.first_split != self.second_split
-
-
-@dataclass(frozen=True)
-class IngestResult:
-    """What ingest found: the manifest, and the images that were left out with the reason.
-
-    Attributes:
-        name: Of the data set, short.
-        source: Where it came from, whole.
-        manifest: The images.
-        rejected: Those left out.
-        duplicates: Pairs of images that show the same picture.
-        transcoded: Why images were stored anew as PNG, with their number.
-        changes: What is different from the previous run, None where there is none to compare with.
-    """
-
-    name: str
-    source: str
-    manifest: Manifest
-    rejected: tuple[Rejected, ...]
-    duplicates: tuple[DuplicatePair, ...]
-    transcoded: dict[str, int]
-    changes: Changes | None
-
-    @property
-    def leaks(self) -> list[DuplicatePair]:
-        """Returns the duplicates that stand in different splits: only a source's own splits have any."""
-        return [pair for pair in self.duplicates if pair.leak]
-
-    def summary(self) -> dict[str, Any]:
-        """Returns what `ingest.json` holds."""
-        kinds = Counter(pair.kind for pair in self.duplicates)
-        return {
-            "source": self.source,
-            "images": len(self.manifest),
-            "quarantined": len(self.rejected),
-            "transcoded": self.transcoded,
-            "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "mirrored")},
-            "leaks": len(self.leaks),
-            "clusters": len(set(self.manifest.column("cluster"))),
-            "classes": list(self.manifest.classes),
-            "counts": self.manifest.counts(),
-            "digest": self.manifest.digest,
-            "changes": self.changes.document() if self.changes else None,
-        }
-
-    def words(self) -> Iterator[str]:
-        """Yields what a person should know at the end of ingest, a line each."""
-        sizes = {split: sum(counts.values()) for split, counts in self.manifest.counts().items()}
-        split = ", ".join(f"{count} {name}" for name, count in sizes.items())
-        yield f"{len(self.manifest)} images in {len(self.manifest.classes)} classes: {split}"
-        if self.transcoded:
-            why = ", ".join(f"{count} {reason}" for reason, count in self.transcoded.items())
-            yield f"{sum(self.transcoded.values())} stored anew as PNG, so that all decoders agree: {why}"
-        kinds = Counter(pair.kind for pair in self.duplicates)
-        if self.duplicates:
-            said = ", ".join(f"{kinds[kind]} {kind}" for kind in ("exact", "near", "mirrored") if kinds[kind])
-            where = "" if self.leaks else ", each on one side of the split"
-            yield f"{len(self.duplicates)} pairs of images show the same picture ({said}){where}"
-        if self.leaks:
-            pair = self.leaks[0]
-            yield (
-                f"LEAK: {len(self.leaks)} of these pairs stand in different splits of the source, such as "
-                f"{shown(pair.first_id)} ({pair.first_split}) and {shown(pair.second_id)} ({pair.second_split}); "
-                "the test score will be too good"
-            )
-        if self.changes:
-            yield self.changes.words()
 
 
 def check_source(config: IngestConfig, data_dir: Path, cache: Path) -> None:
@@ -194,46 +79,58 @@ def survey(config: IngestConfig, data_dir: Path, cache: Path, progress: Progress
         DataError: There is no image to look at.
     """
     with _uncollected():
-        found = examine(open_source(config, data_dir, ContentStore(cache / "images")), config, cache, progress)
+        source = open_source(config, data_dir, ContentStore(cache / "images"))
+        found = examine(list_files(source, progress), config, cache, progress)
         items = [image.item for image in found.images]
         try:
             splits: Sequence[str | None] = _assign(items, found.clusters, config.split, None)
         except DataError:
             splits = [item.split for item in items]
-        return _result(found, splits, None)
+        return _result(found, splits)
 
 
 def _ingest(
     config: IngestConfig, data_dir: Path, cache: Path, progress: Progress, previous: Previous | None
 ) -> IngestResult:
-    source = open_source(config, data_dir, ContentStore(cache / "images"))
-    found = examine(source, config, cache, progress)
+    listing = list_files(open_source(config, data_dir, ContentStore(cache / "images")), progress)
+    answers = Answers(cache / "ingest", listing, config)
+    before = previous if previous and previous.settles else None
+    result = answers.recall(before.manifest if before else None)
+    if result is None:
+        result = _examined(listing, config, cache, progress, before)
+        answers.remember(result, settled=before is not None)
+    changes = compare_manifests(previous.manifest, result.manifest, previous.run) if previous else None
+    return replace(result, changes=changes)
+
+
+def _examined(
+    listing: Listing, config: IngestConfig, cache: Path, progress: Progress, before: Previous | None
+) -> IngestResult:
+    found = examine(listing, config, cache, progress)
     if found.rejected and config.on_bad == "stop":
         first = found.rejected[0]
         count = len(found.rejected)
         raise DataError(
             f"{shown(first.item.path)}: {first.reason} ({count} bad in all; ingest.on_bad=quarantine goes on)"
         )
-    before = _sides(previous) if previous and previous.settles else {}
-    settled, bridges = settle(found.clusters, [image.look.pixels for image in found.images], before)
+    sides = _sides(before.manifest) if before else {}
+    settled, bridges = settle(found.clusters, [image.look.pixels for image in found.images], sides)
     if bridges and not any(image.item.split for image in found.images):  # a source's own splits are its own affair
         found, settled = _without(found, settled, bridges)
     splits = _assign([image.item for image in found.images], found.clusters, config.split, settled)
-    result = _result(found, splits, previous)
+    result = _result(found, splits)
     _check_sides(result.manifest)
     return result
 
 
-def _result(found: Examination, splits: Sequence[str | None], previous: Previous | None) -> IngestResult:
-    manifest = _manifest(found, splits)
+def _result(found: Examination, splits: Sequence[str | None]) -> IngestResult:
     return IngestResult(
         name=found.name,
         source=found.origin,
-        manifest=manifest,
+        manifest=_manifest(found, splits),
         rejected=found.rejected,
         duplicates=tuple(pairs(found, splits)),
-        transcoded=dict(Counter(image.look.transcoded for image in found.images if image.look.transcoded)),
-        changes=compare_manifests(previous.manifest, manifest, previous.run) if previous else None,
+        changes=None,
     )
 
 
@@ -247,8 +144,8 @@ def pairs(found: Examination, splits: Sequence[str | None]) -> Iterator[Duplicat
         )  # fmt: skip
 
 
-def _sides(previous: Previous) -> dict[str, str]:
-    return dict(zip(previous.manifest.column("pixels"), previous.manifest.column("split"), strict=True))
+def _sides(before: Manifest) -> dict[str, str]:
+    return dict(zip(before.column("pixels"), before.column("split"), strict=True))
 
 
 def _without(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import DPI, GRAY, INK, one_line
 from pipeline.ingest.manifest import Manifest
-from pipeline.ingest.stage import DuplicatePair
+from pipeline.ingest.result import DuplicatePair
 from pipeline.pictures.charts import bar_rows, draw_aspects, draw_class_counts, draw_sizes, ordered_splits, split_names
 from pipeline.pictures.pairs import COLUMNS, PAIR_ROW, STEP, draw_pairs, pair_rows
 from pipeline.pictures.sheet import build_sheet, draw_sheet

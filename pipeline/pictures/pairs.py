@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from pipeline.figures import DPI, GRAY, INK, one_line
 from pipeline.images.arrays import letterbox
-from pipeline.ingest.stage import DuplicatePair
+from pipeline.ingest.result import DuplicatePair
 from pipeline.pictures.layout import caption
 from pipeline.pictures.sheet import CELL, EMPTY, FRAME, GAP, draw_dots, prepare_dots, read_thumbnails
 

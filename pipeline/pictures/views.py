@@ -8,7 +8,7 @@ from pipeline.errors import DataError
 from pipeline.figures import save_figure
 from pipeline.images.headers import quiet_pillow, read_contents
 from pipeline.images.pixels import Picture, read_picture
-from pipeline.ingest.stage import IngestResult
+from pipeline.ingest.result import IngestResult
 from pipeline.pictures.dataset import dataset_figure
 from pipeline.pictures.image import file_facts, image_figure
 from pipeline.pictures.matches import match_figure

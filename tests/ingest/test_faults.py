@@ -190,7 +190,7 @@ def test_a_report_says_all_of_it_on_lines_of_their_own(photo_folder: Path) -> No
         (photo_folder / "red" / f"{number}-empty.jpg").touch()
     lines = [line for _, line in report(look(photo_folder))]
     assert lines[0] == f"{photo_folder}: 26 usable images in 3 classes"
-    assert "12 files cannot be used" in lines
+    assert "cannot be used: 12" in lines
     assert sum(line.endswith("the file is empty") for line in lines) == 8
     assert "... and 4 more like it" in lines
     assert "exact: red/1.png and red/copy.png" in lines
@@ -211,3 +211,34 @@ def test_a_class_that_is_lost_whole_is_named(photo_folder: Path) -> None:
     for path in (photo_folder / "red").iterdir():
         path.write_bytes(b"")
     assert "class 'red' has no usable image; it will not be learnt" in look(photo_folder).advice
+
+
+def test_what_is_turned_or_stored_anew_is_named(photo_folder: Path) -> None:
+    """A phone stores its pictures lying on a side, a scanner as TIFF: neither is a fault, both are worth knowing."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo().save(photo_folder / "red" / "phone.jpg", exif=exif)
+    photo(72).save(photo_folder / "red" / "scan.tiff")
+    found = look(photo_folder)
+    assert found.problems == ()
+    assert found.turned == (str(photo_folder / "red" / "phone.jpg"),)
+    assert found.transcoded == ((str(photo_folder / "red" / "scan.tiff"), "TIFF of mode RGB"),)
+    root = photo_folder.parent
+    ingested = ingest(IngestConfig(data=str(photo_folder)), root / "data", root / ".cache", Silent())
+    assert ingested.summary()["turned_upright"] == {"count": 1, "ids": ["red/phone.jpg"]}
+    assert ingested.summary()["transcoded"] == {"count": 1, "ids": ["red/scan.tiff"]}
+    words = list(ingested.words())
+    assert "1 image (red/phone.jpg) turned upright, as the file says (EXIF)" in words
+    assert "1 image (red/scan.tiff) stored anew as PNG, so that all decoders agree" in words
+
+
+def test_copies_under_two_labels_are_told(photo_folder: Path) -> None:
+    """Not equal pixel by pixel, so neither is left out: but one label may be wrong."""
+    picture = Image.fromarray(np.kron(np.asarray(photo(24)), np.ones((4, 4, 1), np.uint8)))
+    picture.save(photo_folder / "red" / "a.png")
+    picture.save(photo_folder / "blue" / "b.jpg", quality=80)
+    root = photo_folder.parent
+    found = ingest(IngestConfig(data=str(photo_folder)), root / "data", root / ".cache", Silent())
+    assert [(pair.first_label, pair.second_label) for pair in found.duplicates] == [("blue", "red")]
+    assert "1 of these pairs have two labels, such as blue/b.jpg and red/a.png; one may be wrong" in found.words()
+    assert any("under the labels 'blue' and 'red'" in line for _, line in report(look(photo_folder)))

@@ -18,7 +18,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "id": f"{label}/{number}.png", "path": f"/photos/{label}/{number}.png", "label": label, "split": split,
         "original": f"/photos/{label}/{number}.png", "pixels": f"pixels{number}", "group": None,
         "sha256": f"sha{number}", "cluster": f"sha{number}", "width": 4, "height": 3, "format": "PNG", "mode": "RGB",
-        "bytes": 100 + number,
+        "bytes": 100 + number, "orientation": 1, "transcoded": None,
     }  # fmt: skip
     return usual | changes
 

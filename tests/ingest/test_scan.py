@@ -45,8 +45,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
 
 def run(folder: Path, rescan: str = "stat") -> tuple[list[Scanned], list[Rejected]]:
     root = folder.parent
-    items = FolderSource(folder).items()
-    return scan.scan(items, root / "index.parquet", ContentStore(root / "store"), rescan, Silent())  # type: ignore[arg-type]
+    listing = scan.list_files(FolderSource(folder), Silent())
+    return scan.scan(listing, root / "index.parquet", ContentStore(root / "store"), rescan, Silent())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rescan", ["stat", "content"])

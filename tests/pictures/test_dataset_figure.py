@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.figures import BLUE, GREEN, save_figure
 from pipeline.ingest.manifest import Manifest, build_manifest
-from pipeline.ingest.stage import DuplicatePair
+from pipeline.ingest.result import DuplicatePair
 from pipeline.pictures.charts import both_ends
 from pipeline.pictures.dataset import dataset_figure
 from pipeline.pictures.pairs import RED
