@@ -47,7 +47,11 @@ ui: install  ## Open the MLflow UI on the runs made here (PORT=)
 
 bench: install  ## Measure what the README claims; takes about an hour
 	@$(BIN)/python benchmarks/digits.py
+	@$(BIN)/python benchmarks/input.py
 	@test -z "$$DATA" || $(BIN)/python benchmarks/photos.py "$$DATA"
+	@test -z "$$DATA" || $(BIN)/python benchmarks/duplicates.py "$$DATA"
+	@$(BIN)/python benchmarks/ingest.py
+	@$(BIN)/python benchmarks/fashion_mnist.py
 
 battery: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)

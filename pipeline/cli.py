@@ -253,6 +253,8 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
 
     output = output or Path(f"inspect-{path.resolve().stem[:200]}{f'-{other.stem[:40]}' if other else ''}.png")
     views.check_picture_name(output)
+    for named in filter(None, (path, other)):
+        views.check_exists(named)
     if other is not None:
         lines = views.save_match_view(path, other, output)
     elif path.is_file() and path.suffix.lower() not in (".csv", ".parquet"):
@@ -261,7 +263,9 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
         with _looking() as (cache, progress):
             found = survey(IngestConfig(data=str(path)), Path.cwd() / "data", cache, progress)
         views.save_dataset_view(found, output)
-        lines = [*found.words(), *([f"{len(found.rejected)} files cannot be used"] if found.rejected else [])]
+        lines = list(found.words())
+        if found.rejected:
+            lines.append(f"cannot be used: {len(found.rejected)} (pipeline doctor says why)")
     click.echo("\n".join([*lines, f"picture: {output}"]))
 
 

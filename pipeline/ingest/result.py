@@ -146,7 +146,7 @@ class IngestResult:
         torn = [pair for pair in self.duplicates if pair.first_label != pair.second_label]
         if torn:
             first, second = shown(torn[0].first_id), shown(torn[0].second_id)
-            yield f"{len(torn)} of these pairs have two labels, such as {first} and {second}; one may be wrong"
+            yield f"pairs under two labels: {len(torn)}, such as {first} and {second}; one may be wrong"
         if self.leaks:
             pair = self.leaks[0]
             yield (

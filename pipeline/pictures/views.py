@@ -41,6 +41,16 @@ def save_dataset_view(found: IngestResult, output: Path) -> None:
     save_figure(dataset_figure(found.manifest, found.duplicates, found.name), output)
 
 
+def check_exists(path: Path) -> None:
+    """Looks whether there is something at a path that names no `tfds:` or `sample:` source.
+
+    Raises:
+        DataError: There is not.
+    """
+    if not path.exists() and not str(path).startswith(("tfds:", "sample:")):
+        raise DataError(f"no file or folder {path}; name an image, two images, or a folder of them")
+
+
 def check_picture_name(output: Path) -> None:
     """Looks whether a picture can be written to a file of this name.
 

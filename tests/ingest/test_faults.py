@@ -240,5 +240,5 @@ def test_copies_under_two_labels_are_told(photo_folder: Path) -> None:
     root = photo_folder.parent
     found = ingest(IngestConfig(data=str(photo_folder)), root / "data", root / ".cache", Silent())
     assert [(pair.first_label, pair.second_label) for pair in found.duplicates] == [("blue", "red")]
-    assert "1 of these pairs have two labels, such as blue/b.jpg and red/a.png; one may be wrong" in found.words()
+    assert "pairs under two labels: 1, such as blue/b.jpg and red/a.png; one may be wrong" in found.words()
     assert any("under the labels 'blue' and 'red'" in line for _, line in report(look(photo_folder)))
