@@ -17,6 +17,7 @@ programmer's mistake stays a `ValueError` or `TypeError` and keeps its traceback
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -61,3 +62,8 @@ def nearest(found: str, allowed: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"allowed: {', '.join(names)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the message of another library's error on one line of bearable length, its class where it has none."""
+    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

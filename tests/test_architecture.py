@@ -20,7 +20,7 @@ PACKAGE = Path(pipeline.__file__).parent
 #: units that share a layer do not know each other.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "config"},
+    {"files", "config", "reach"},
     {"figures"},
     {"tasks.base"},
     {"tasks.table"},

@@ -12,12 +12,8 @@ import hashlib
 import importlib.util
 import logging
 import os
-import queue
 import socket
 import sys
-import textwrap
-import threading
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import ModelError, nearest
+from pipeline.errors import ModelError, nearest, one_line
 from pipeline.files import atomic_path, file_digest
 from pipeline.models.backbones import Backbone, Weights
 from pipeline.models.torch_file import read_state_dict
+from pipeline.reach import unreachable
 
 if TYPE_CHECKING:
     import keras
@@ -79,7 +76,7 @@ def load_weights(model: keras.Model, row: Backbone, path: Path) -> str:
         return file_digest(path)
     # Keras, h5py and zipfile have a class of their own for every kind of misfit and damage.
     except Exception as error:
-        raise ModelError(f"{path} does not fit {row.name}: {_one_line(error)}; {OTHER_CHOICES}") from error
+        raise ModelError(f"{path} does not fit {row.name}: {one_line(error)}; {OTHER_CHOICES}") from error
 
 
 def _given_file(row: Backbone, spec: str) -> Path:
@@ -144,14 +141,14 @@ def _is_intact(path: Path, weights: Weights) -> bool:
 def _download(row: Backbone, weights: Weights, path: Path, found: str) -> None:
     """Puts the published file at `path`, whole and checked, or raises `ModelError`."""
     logger.info("downloading the ImageNet weights of %s from %s to %s", row.name, weights.origin, path)
-    reason = _unreachable(weights.origin)
+    reason = unreachable(weights.origin, PROBE_SECONDS)
     if reason is None:
         try:
             _fetch(weights, path)
             return
         # Keras raises a bare Exception when a URL fails; sockets, TLS and the disk add classes of their own.
         except Exception as error:
-            reason = _one_line(error)
+            reason = one_line(error)
     raise ModelError(
         f"the ImageNet weights of {row.name} are {found} and cannot be downloaded ({reason}): "
         f"put {weights.origin} at {path}, or {OTHER_CHOICES}"
@@ -167,28 +164,6 @@ def _fetch(weights: Weights, path: Path) -> None:
         keras.utils.get_file(draft.name, weights.origin, cache_dir=str(draft.parent), cache_subdir="")
         if not _is_intact(draft, weights):
             raise ValueError("what arrived is not the published file")
-
-
-def _unreachable(url: str) -> str | None:
-    """Returns why `url` does not answer, or None when it does, after `PROBE_SECONDS` at most.
-
-    A name lookup cannot be given a timeout. It runs in a daemon thread, left behind when it hangs. Asking by HTTP also
-    tries the proxy, if there is one, and TLS, as the download will.
-    """
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
-                answers.put(None)
-        except Exception as error:  # whatever it is, it is the reason
-            answers.put(_one_line(error))
-
-    threading.Thread(target=ask, name="weights-probe", daemon=True).start()
-    try:
-        return answers.get(timeout=PROBE_SECONDS)
-    except queue.Empty:
-        return f"no answer within {PROBE_SECONDS:.0f} s"
 
 
 @contextlib.contextmanager
@@ -264,8 +239,3 @@ def _assign(model: keras.Model, values: list[np.ndarray]) -> None:
         # Its statistics are constants made from its weights, which `set_weights` does not renew.
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-
-
-def _one_line(error: Exception) -> str:
-    """Returns the message of an error on one line of bearable length."""
-    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

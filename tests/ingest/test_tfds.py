@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import os
@@ -9,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +25,7 @@ from pipeline.ingest.sources import tfds as source_module
 from pipeline.ingest.sources import tfds_download
 from pipeline.ingest.sources.base import Item
 from pipeline.ingest.sources.tfds import TfdsSource
-from pipeline.ingest.sources.tfds_download import run_watched, unreachable
+from pipeline.ingest.sources.tfds_download import run_watched
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Silent
 
@@ -490,7 +488,7 @@ def test_a_data_set_is_fetched_where_there_is_a_network(
         prepare(tmp_path, {"train": 4})
         (tmp_path / "tiny").rename(tmp_path / "tf_flowers")
 
-    monkeypatch.setattr(tfds_download, "unreachable", lambda url: None)
+    monkeypatch.setattr(tfds_download, "unreachable", lambda url, seconds: None)
     monkeypatch.setattr(tfds_download, "run_watched", fetch)
     assert len(open_tiny(tmp_path, tmp_path / "store", "tf_flowers").items(Silent())) == 4
     assert [command[-2:] for command in asked] == [["tf_flowers", str(tmp_path)]]
@@ -555,48 +553,6 @@ def test_a_child_that_works_shows_it_and_ends_with_its_parent() -> None:
         assert child.stdout.read(2) == b"\0\0"
         child.stdout.close()
         assert child.wait(60) == 1
-
-
-class _Answering(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self.send_response(int(self.path.rpartition("/")[2]))
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Returns the address of a server on this machine that answers `/<code>` with that code."""
-    monkeypatch.undo()  # this machine may be asked
-    monkeypatch.setenv("no_proxy", "*")
-    with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize(("code", "reason"), [(200, None), (403, None), (404, None), (502, "the proxy answers 502")])
-def test_a_host_that_answers_is_there(code: int, reason: str | None, local: str) -> None:
-    assert unreachable(f"{local}/{code}") == reason
-
-
-def test_a_host_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-
-    def hang(*arguments: object, **settings: object) -> None:
-        released.wait()
-        raise OSError
-
-    monkeypatch.setattr(urllib.request, "urlopen", hang)
-    monkeypatch.setattr(tfds_download, "PROBE_SECONDS", 0.05)
-    try:
-        assert unreachable("http://example.invalid/x") == "no answer within 0 s"
-    finally:
-        released.set()
 
 
 def test_the_answer_comes_in_time() -> None:

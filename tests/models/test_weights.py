@@ -62,7 +62,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
             Path(cache_dir, cache_subdir, name).write_bytes(content)
             assert socket.getdefaulttimeout() == module.STALL_SECONDS
 
-        monkeypatch.setattr(module, "_unreachable", lambda url: None)
+        monkeypatch.setattr(module, "unreachable", lambda url, seconds: None)
         monkeypatch.setattr(keras.utils, "get_file", get_file)
         return fetched
 

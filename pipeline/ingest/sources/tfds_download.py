@@ -13,17 +13,15 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import DataError, nearest
+from pipeline.errors import DataError, nearest, one_line
 from pipeline.progress import Progress
+from pipeline.reach import unreachable
 
 # With the import of TFDS before it, the answer comes within the 15 seconds that a user waits for one.
 PROBE_SECONDS = 6.0
@@ -31,9 +29,6 @@ STALL_SECONDS = 90.0
 BEAT_SECONDS = 1.0
 
 NOTE_WIDTH = 60
-
-#: A proxy that is there, but has no network behind it or does not let us through.
-PROXY_REFUSALS = (407, 502, 503, 504)
 
 #: Where TFDS keeps what it publishes itself: asked when a data set does not say where it comes from.
 TFDS_HOST = "https://storage.googleapis.com/tfds-data"
@@ -52,7 +47,7 @@ def download(name: str, data_dir: Path, progress: Progress) -> None:
         DataError: TFDS does not know the name, its host does not answer, or the preparation failed or got stuck.
     """
     url = _published_at(name)
-    reason = unreachable(url)
+    reason = unreachable(url, PROBE_SECONDS)
     if reason is None:
         with progress.bar(f"download {name}", 1) as bar:
             command = [sys.executable, "-c", CHILD, name, str(data_dir)]
@@ -84,32 +79,6 @@ def _published_at(name: str) -> str:
 def _likeliest(name: str, known: Sequence[str]) -> str:
     clause = nearest(name, known)
     return clause if clause.startswith("did") else f"TFDS lists {len(known)} in its catalogue"
-
-
-def unreachable(url: str) -> str | None:
-    """Returns why the host of `url` does not answer, or None when it does, after `PROBE_SECONDS` at most.
-
-    A name lookup cannot be given a timeout: it runs in a daemon thread, left behind when it hangs. Proxies are
-    honoured.
-    """
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
-                answers.put(None)
-        except urllib.error.HTTPError as error:
-            # Some hosts refuse a HEAD: an answer all the same.
-            answers.put(f"the proxy answers {error.code}" if error.code in PROXY_REFUSALS else None)
-            error.close()
-        except Exception as error:  # whatever it is, it is the reason
-            answers.put(_one_line(error))
-
-    threading.Thread(target=ask, name="tfds-probe", daemon=True).start()
-    try:
-        return answers.get(timeout=PROBE_SECONDS)
-    except queue.Empty:
-        return f"no answer within {PROBE_SECONDS:.0f} s"
 
 
 def run_watched(command: Sequence[str], tell: Callable[[str], None], stall_seconds: float) -> str | None:
@@ -172,7 +141,7 @@ def main(name: str, data_dir: str) -> int:
         prepare(name, data_dir)
         return 0
     except Exception as error:  # TFDS, the data set's own code and the network raise what they like
-        print(FAILED + _one_line(error), flush=True)
+        print(FAILED + one_line(error), flush=True)
         return 1
 
 
@@ -197,7 +166,3 @@ def _beat() -> None:
                 os.write(1, b"\0")
             except OSError:
                 os._exit(1)
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, one_line
 from pipeline.files import atomic_path, text_digest
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
@@ -135,7 +134,7 @@ def _read(folder: Path, parts: Sequence[Part], store: ContentStore, progress: Pr
         raise
     except Exception as error:  # on damaged files TensorFlow, protobuf and TFDS raise what they like
         raise DataError(
-            f"{folder} cannot be read by TFDS ({_one_line(error)}); take the folder away and prepare it anew"
+            f"{folder} cannot be read by TFDS ({one_line(error)}); take the folder away and prepare it anew"
         ) from error
     return sorted(rows)
 
@@ -207,7 +206,7 @@ def _check_parts(info: Any, parts: Sequence[Part], title: str) -> int:
             instructions = info.splits[part.spec].file_instructions
         except Exception as error:  # its parser raises KeyError, ValueError and AssertionError, by the mistake
             raise DataError(
-                f"{title} has no split {part.spec!r} ({_one_line(error)}); a slice is train[:80%] or train[:1000]"
+                f"{title} has no split {part.spec!r} ({one_line(error)}); a slice is train[:80%] or train[:1000]"
             ) from error
         own = [(one.filename, one.skip, one.skip + one.take, part.spec) for one in instructions]
         if not own:
@@ -218,7 +217,3 @@ def _check_parts(info: Any, parts: Sequence[Part], title: str) -> int:
         if one[0] == other[0] and other[1] < one[2]:
             raise DataError(f"{title}: {one[3]} and {other[3]} share examples; take slices that do not overlap")
     return sum(end - start for _, start, end, _ in read)
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
