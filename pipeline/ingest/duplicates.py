@@ -6,23 +6,20 @@ aligned, first on thumbnails, then on the pixels themselves, and counts only if 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ingest.signature import HASHES, faces
+from pipeline.ingest.signature import FACE, HASHES, faces
 
 Kind = Literal["exact", "near", "mirrored"]
 Pixels = npt.NDArray[np.uint8]
 
 #: Most different bits, of 64, at which two hashes propose a pair. Measured: benchmarks/duplicates.py.
 MOST_BITS = 12
-#: Rows of the comparison table in memory at once: 256 x 100,000 hashes are 200 MB at the most.
-_BLOCK = 256
-
 #: What aligned thumbnails must correlate by to be worth a look at the pixels.
 _THUMBNAIL_CORRELATION = 0.8
 #: Longer side at which pixels are compared: enough to tell two photographs of one thing apart.
@@ -83,48 +80,65 @@ def exact_matches(pixel_digests: Sequence[str]) -> Iterator[Match]:
         same.append(row)
 
 
-def propose(signatures: Sequence[bytes | None]) -> list[Proposal]:
-    """Returns the pairs whose hashes and aligned thumbnails are near, each pair of images once, plain before mirrored.
+class Crowds:
+    """Which images show the same picture as far as is known, so that a thousand frames are not compared in pairs.
 
-    Every face is compared with every other; a hundred thousand images take some ten seconds.
+    Args:
+        count: Number of images.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._label, self._size = np.arange(count), np.ones(count, np.int64)
+
+    def join(self, one: int, other: int) -> None:
+        """Notes that two images show the same picture."""
+        kept, gone = sorted((int(self._label[one]), int(self._label[other])))
+        if kept != gone:
+            self._size[kept] += self._size[gone]
+            self._label[self._label == gone] = kept
+
+    def known(self, one: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Returns which of the others are known to show the same as `one`, in a crowd too large to name every pair."""
+        label = self._label[one]
+        return (self._label[others] == label) & bool(self._size[label] > _NAMED_COPIES)
+
+
+def propose(signatures: Sequence[bytes | None], crowds: Crowds) -> Iterator[list[Proposal]]:
+    """Yields, for each image with a signature, the later ones whose hashes and aligned thumbnails are near its own.
+
+    Each pair of images is proposed once, by the faces that agree most. What `crowds` learns between two steps is
+    heeded in the next. Every face is compared with every other: 100,000 images take about two minutes.
     """
     tables = [(row, faces(signature)) for row, signature in enumerate(signatures) if signature is not None]
-    if not tables:
-        return []
-    table = np.concatenate([found for _, found in tables])
-    if not table["large"].any():
-        return []
-    rows = np.repeat([row for row, _ in tables], [len(found) for _, found in tables])
-    face = np.concatenate([np.arange(len(found)) for _, found in tables])
-    best: dict[tuple[int, int], tuple[float, Proposal]] = {}
-    for mirrored in (False, True):
-        for one, other in _near_hashes(table, mirrored):
-            proposal = Proposal(int(rows[one]), int(rows[other]), int(face[one]), int(face[other]), mirrored)
-            pair = proposal[:2]
-            # Two bare faces say nothing new: their images have been compared over white.
-            if pair[0] == pair[1] or (face[one] and face[other]):
-                continue
-            agreement = _agreement(table["thumbnail"][one], table["thumbnail"][other], mirrored)
-            if agreement >= max(_THUMBNAIL_CORRELATION, best.get(pair, (0.0,))[0]):
-                best[pair] = agreement, proposal
-    return [proposal for _, proposal in best.values()]
-
-
-def _near_hashes(table: np.ndarray, mirrored: bool) -> Iterator[tuple[int, int]]:
-    """Yields pairs of faces, the smaller number first, of which some hashes differ in few bits."""
+    table = np.concatenate([found for _, found in tables]) if tables else np.empty(0, FACE)
+    rows = np.repeat(np.array([row for row, _ in tables], np.int64), [len(found) for _, found in tables])
+    face = np.concatenate([np.arange(len(found)) for _, found in tables]) if tables else rows
     hashes = {name: np.ascontiguousarray(table[name]) for name in HASHES}
+    large, start = table["large"], 0
+    for row, own in tables:
+        end = start + len(own)
+        best: dict[int, tuple[float, Proposal]] = {}
+        for one in range(start, end):
+            free = ~crowds.known(row, rows[end:]) & (large[one] | large[end:]) & ~((face[one] > 0) & (face[end:] > 0))
+            for mirrored in (False, True):
+                near = np.flatnonzero(_near_hashes(hashes, one, end, mirrored) & free) + end
+                for other in near.tolist():
+                    agreement = _agreement(table["thumbnail"][one], table["thumbnail"][other], mirrored)
+                    second = int(rows[other])
+                    if agreement >= max(_THUMBNAIL_CORRELATION, best.get(second, (0.0,))[0]):
+                        proposal = Proposal(row, second, int(face[one]), int(face[other]), mirrored)
+                        best[second] = agreement, proposal
+        start = end
+        yield [proposal for _, proposal in best.values()]
+
+
+def _near_hashes(hashes: Mapping[str, np.ndarray], one: int, start: int, mirrored: bool) -> npt.NDArray[np.bool_]:
+    """Returns which faces from `start` on have a hash within `MOST_BITS` of one of face `one`."""
     whole, trimmed = ("mirrored", "mirrored_trimmed") if mirrored else ("whole", "trimmed")
-    combinations = [
-        (hashes[ours], hashes[theirs]) for ours, theirs in (("whole", whole), ("whole", trimmed), ("trimmed", whole))
-    ]
-    for start in range(0, len(table), _BLOCK):
-        near = np.zeros((min(_BLOCK, len(table) - start), len(table) - start), bool)
-        for ours, theirs in combinations:
-            near |= np.bitwise_count(ours[start : start + _BLOCK, None] ^ theirs[None, start:]) <= MOST_BITS
-        near &= table["large"][start : start + _BLOCK, None] | table["large"][None, start:]
-        ones, others = np.nonzero(near)
-        for one, other in zip(ones[others > ones].tolist(), others[others > ones].tolist(), strict=True):
-            yield start + one, start + other
+    near = np.bitwise_count(hashes["whole"][one] ^ hashes[whole][start:]) <= MOST_BITS
+    near |= np.bitwise_count(hashes["whole"][one] ^ hashes[trimmed][start:]) <= MOST_BITS
+    near |= np.bitwise_count(hashes["trimmed"][one] ^ hashes[whole][start:]) <= MOST_BITS
+    return near
 
 
 def _agreement(one: Pixels, other: Pixels, mirrored: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_json
+from pipeline.files import atomic_path, read_json
 from pipeline.images.headers import quiet_pillow
 from pipeline.images.pixels import read_bare, read_picture
-from pipeline.ingest.duplicates import Match, Proposal, Verdict, compare_pixels, propose
+from pipeline.ingest.duplicates import Crowds, Kind, Match, Proposal, Verdict, compare_pixels, propose
 from pipeline.ingest.scan import Scanned
 from pipeline.progress import Progress
 
@@ -29,33 +31,42 @@ _SIDE, _KEPT = 256, 800
 def find_near(images: Sequence[Scanned], memory: Path, progress: Progress) -> list[Match]:
     """Returns the pairs of images that show the same picture without being equal in every pixel.
 
+    Of images that are equal in every pixel the first stands for all. Of a picture that is there more than a few times
+    not every pair is looked at: that all are one is known by then.
+
     Args:
         images: All of a data set.
         memory: A file of earlier judgements, by the digests of the two images; read, and written anew.
-        progress: Told of every pair that is looked at.
+        progress: Told of every image whose copies were looked for.
     """
-    proposals = [
-        proposal
-        for proposal in propose([image.look.signature for image in images])
-        if images[proposal.first].look.pixels != images[proposal.second].look.pixels
+    first_of = {image.look.pixels: row for row, image in reversed(list(enumerate(images)))}
+    signatures = [
+        image.look.signature if first_of[image.look.pixels] == row else None for row, image in enumerate(images)
     ]
-    if not proposals:
+    count = sum(signature is not None for signature in signatures)
+    if not count:
         return []
-    keys = [_key(images, proposal) for proposal in proposals]
-    known = _load(memory)
-    fresh = [(key, proposal) for key, proposal in zip(keys, proposals, strict=True) if key not in known]
+    known, crowds, matches = _load(memory), Crowds(len(images)), list[Match]()
+    before = dict(known)
     judge = functools.partial(_judge, images, functools.lru_cache(_KEPT)(_read))
-    if fresh:
-        with quiet_pillow(), ThreadPoolExecutor() as threads, progress.bar("duplicates", len(fresh)) as bar:
-            for (key, _), verdict in zip(fresh, threads.map(judge, (pair for _, pair in fresh)), strict=True):
-                known[key] = verdict
+    try:
+        # Two at once: each holds an image at its full size.
+        with quiet_pillow(), ThreadPoolExecutor(2) as threads, progress.bar("duplicates", count) as bar:
+            for proposals in propose(signatures, crowds):
+                keys = [_key(images, pair) for pair in proposals]
+                fresh = {key: pair for key, pair in zip(keys, proposals, strict=True) if key not in known}
+                for key, verdict in zip(fresh, threads.map(judge, fresh.values()), strict=True):
+                    known[key] = verdict
+                for key, pair in zip(keys, proposals, strict=True):
+                    if known[key].same:
+                        kind: Kind = "mirrored" if pair.mirrored else "near"
+                        matches.append(Match(pair.first, pair.second, kind, known[key].difference))
+                        crowds.join(pair.first, pair.second)
                 bar.advance()
-        write_json(memory, {"revision": REVISION, "pairs": {key: known[key] for key in keys}})
-    return [
-        Match(pair.first, pair.second, "mirrored" if pair.mirrored else "near", known[key].difference)
-        for key, pair in zip(keys, proposals, strict=True)
-        if known[key].same
-    ]
+    finally:  # an interrupt must not cost what has been judged
+        if known != before:
+            _save(memory, known)
+    return matches
 
 
 def _judge(
@@ -76,14 +87,28 @@ def _read(path: str, face: int) -> npt.NDArray[np.uint8]:
 
 
 def _key(images: Sequence[Scanned], pair: Proposal) -> str:
-    one, other = images[pair.first].look.pixels, images[pair.second].look.pixels
-    return f"{one[:32]} {other[:32]} {pair.first_face}{pair.second_face}{int(pair.mirrored)}"
+    """Returns what a judgement hangs on: both pictures as they were looked at.
+
+    What lies beneath transparent places is not in the digest of the pixels, which are over white.
+    """
+    sides = ((images[pair.first].look, pair.first_face), (images[pair.second].look, pair.second_face))
+    names = [f"{(look.sha256 if face else look.pixels)[:32]}.{face}" for look, face in sides]
+    return " ".join([*names, "mirrored"] if pair.mirrored else names)
+
+
+def _version() -> list[object]:
+    return [REVISION, PIL.__version__, cv2.__version__]
+
+
+def _save(memory: Path, verdicts: dict[str, Verdict]) -> None:
+    with atomic_path(memory) as draft:
+        draft.write_text(json.dumps({"version": _version(), "pairs": verdicts}), encoding="utf-8")
 
 
 def _load(memory: Path) -> dict[str, Verdict]:
     try:
         document = read_json(memory)
-        if document["revision"] != REVISION:
+        if document["version"] != _version():
             return {}
         return {key: Verdict(*verdict) for key, verdict in document["pairs"].items()}
     except (PipelineError, KeyError, TypeError, AttributeError):  # not there yet, or damaged: judged anew

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +17,13 @@ from sklearn.datasets import load_sample_images
 
 from pipeline.config import IngestConfig
 from pipeline.images.pixels import read_picture
-from pipeline.ingest import near
+from pipeline.ingest import duplicates, near
 from pipeline.ingest.doctor import Diagnosis, diagnose
-from pipeline.ingest.duplicates import MOST_BITS, cluster, compare_pixels, exact_matches, propose
+from pipeline.ingest.duplicates import MOST_BITS, Crowds, Proposal, cluster, compare_pixels, exact_matches
+from pipeline.ingest.look import Look
+from pipeline.ingest.scan import Scanned
 from pipeline.ingest.signature import LARGE, SMALLEST, faces, perceptual_hash, sign
+from pipeline.ingest.sources import Item
 from pipeline.progress import Silent
 
 #: Crops of scikit-learn's two photographs that share nothing: different pictures of the same kind of thing.
@@ -57,6 +62,10 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "cropped on one side": lambda image: cropped(image, 0, 0, 0.05, 0),
     "brighter": lambda image: image.point(lambda value: min(255, value + 6)),
 }
+
+
+def propose(signatures: list[bytes | None]) -> list[Proposal]:
+    return [pair for pairs in duplicates.propose(signatures, Crowds(len(signatures))) for pair in pairs]
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -186,6 +195,86 @@ def test_clusters_are_connected_parts(seed: int) -> None:
     for _ in range(40):
         reach = reach @ reach
     assert cluster(40, links) == reach.argmax(axis=1).tolist()
+
+
+def frames(root: Path, count: int) -> None:
+    """Writes one picture `count` times, each with a grain of its own."""
+    still = np.asarray(TILES[4], np.int16)
+    for number in range(count):
+        grain = np.random.default_rng(number).integers(-3, 4, still.shape)
+        Image.fromarray((still + grain).clip(0, 255).astype(np.uint8)).save(root / f"frame{number:04d}.png")
+
+
+def test_many_frames_of_one_scene_are_not_compared_in_pairs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty frames make 1,770 pairs, and a thousand half a million; that all are one is known after one round."""
+    frames(folder / "photos" / "china", 60)
+    judged: list[int] = []
+    compare = near.compare_pixels
+
+    def count(*pair: Any) -> Any:
+        judged.append(1)
+        return compare(*pair)
+
+    monkeypatch.setattr(near, "compare_pixels", count)
+    found = look(folder)
+    assert len(judged) < 150
+    named = {name for pair in found.duplicates for name in (pair.first_id, pair.second_id)}
+    assert {f"china/frame{number:04d}.png" for number in range(60)} <= named
+
+
+def test_of_equal_images_one_is_compared_for_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        TILES[4].save(folder / "photos" / "china" / f"copy{number}.bmp")
+    compared: list[int] = []
+    agreement = duplicates._agreement
+
+    def count(*pair: Any) -> float:
+        compared.append(1)
+        return agreement(*pair)
+
+    monkeypatch.setattr(duplicates, "_agreement", count)
+    look(folder)
+    assert len(compared) < 50
+
+
+def test_an_interrupt_does_not_cost_what_was_judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, judged = near.compare_pixels, []
+
+    def interrupt(*pair: Any) -> Any:
+        if judged:
+            raise KeyboardInterrupt
+        judged.append(1)
+        return compare(*pair)
+
+    monkeypatch.setattr(near, "compare_pixels", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        look(folder)
+    (memory,) = (folder / ".cache" / "ingest").glob("*.pairs.json")
+    assert len(json.loads(memory.read_text())["pairs"]) == 1
+
+
+@pytest.mark.parametrize("face", [0, 1])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_judgement_is_of_the_faces_that_were_compared(face: int, mirrored: bool) -> None:
+    """Two images that are equal over white and differ beneath must not share a judgement of what lies beneath."""
+    one, other = (
+        Scanned(Item("a", "a", "a"), Look(sha256 * 64, "p" * 64, 90, 90, "PNG", "RGBA", 9, 1, False, None, None, None))
+        for sha256 in "xy"
+    )
+    pair = Proposal(0, 1, face, 0, mirrored)
+    assert (near._key([one, other], pair) == near._key([other, other], pair)) == (face == 0)
+    assert near._key([one, other], pair) != near._key([one, other], pair._replace(mirrored=not mirrored))
+
+
+def test_judgements_of_another_version_are_not_believed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look(folder)
+    (memory,) = (folder / ".cache" / "ingest").glob("*.pairs.json")
+    document = json.loads(memory.read_text())
+    document["pairs"] = {key: [False, 0.0] for key in document["pairs"]}
+    memory.write_text(json.dumps(document))
+    assert all(pair.kind == "exact" for pair in look(folder).duplicates)
+    monkeypatch.setattr(near, "REVISION", near.REVISION + 1)
+    assert {pair.kind for pair in look(folder).duplicates} == {"exact", "near", "mirrored"}
 
 
 # Whole folders.
