@@ -262,7 +262,7 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
     else:
         with _looking() as (cache, progress):
             found = survey(IngestConfig(data=str(path)), Path.cwd() / "data", cache, progress)
-        views.save_dataset_view(found, output)
+            views.save_dataset_view(found, output)  # what was stored anew is gone with the folder
         lines = list(found.words())
         if found.rejected:
             lines.append(f"cannot be used: {len(found.rejected)} (pipeline doctor says why)")

@@ -7,12 +7,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DataError, ModelError
+from pipeline.errors import DataError, ModelError, shown
 from pipeline.files import atomic_path, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.ingest.result import DuplicatePair
-from pipeline.ingest.sources.base import shown
 from pipeline.models.backbones import find_backbone, input_size
 from pipeline.plan import Plan
 from pipeline.progress import Progress

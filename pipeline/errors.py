@@ -17,7 +17,9 @@ programmer's mistake stays a `ValueError` or `TypeError` and keeps its traceback
 from __future__ import annotations
 
 import difflib
+import os
 import textwrap
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -67,3 +69,15 @@ def nearest(found: str, allowed: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Returns the message of another library's error on one line of bearable length, its class where it has none."""
     return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
+
+
+def shown(name: str) -> str:
+    """Returns a name as it can be printed and stored, whatever its bytes are: line breaks and odd bytes escaped.
+
+    >>> shown("a\\nb")
+    'a\\\\nb'
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        repr(character)[1:-1] if unicodedata.category(character) == "Cc" else character for character in text
+    )

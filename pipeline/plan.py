@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, build_config, load_config, override, parse_yaml
-from pipeline.errors import ConfigError, StageOrderError
-from pipeline.files import text_digest
+from pipeline.errors import ConfigError, PipelineError, StageOrderError
+from pipeline.files import read_json, text_digest
 from pipeline.workdir import STAGES, RunDir, check_known, check_order, find_run, list_runs, name_taken
 
 #: The recipe when none is named: of a user's own folder, and of the sample without one.
@@ -113,17 +113,29 @@ def plan_run(request: Request, runs: Path) -> Plan:
 
 def _before(plan: Plan, runs: Path) -> Before | None:
     """Returns the newest earlier run of the experiment on the same source, else the newest of the experiment."""
-    found: list[tuple[RunDir, Any]] = []
+    wanted, origin = plan.config.ingest.model_dump(mode="json"), _origin(plan.config.ingest.data)
+    newest: Before | None = None
     for run in list_runs(runs):
-        state = run.load_state()
-        done = state["stages"].get("ingest", {}).get("state") == "done"
-        if done and state["experiment"] == plan.experiment and run.manifest.exists() and run.config.exists():
-            found.append((run, parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))["ingest"]))
-    wanted = plan.config.ingest.model_dump(mode="json")
-    same_source = [entry for entry in found if entry[1].get("data") == wanted["data"]]
-    for run, stored in same_source or found:
-        return Before(run, stored.get("split") == wanted["split"])
-    return None
+        try:
+            state = run.load_state()
+            if state["experiment"] != plan.experiment or state["stages"]["ingest"]["state"] != "done":
+                continue
+            stored = parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config))["ingest"]
+            source = read_json(run.file("ingest.json"))["source"]
+            before = Before(run, all(stored[name] == wanted[name] for name in ("split", "duplicates")))
+        except (PipelineError, OSError, KeyError, TypeError, AttributeError):
+            continue  # damaged, or of an older version: there is nothing to compare with
+        if source == origin:
+            return before
+        newest = newest or before
+    return newest
+
+
+def _origin(data: str | None) -> str:
+    """Returns a source as `ingest.json` names it, so that `photos` and `photos/` are the same."""
+    if data is None or data.startswith(("sample:", "tfds:")):
+        return str(data)
+    return str(Path(data).expanduser().resolve())
 
 
 def _new(request: Request, runs: Path, stages: tuple[str, ...]) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cli import cli
+from pipeline.ingest.manifest import Manifest
+from pipeline.pictures import views
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +131,24 @@ def test_inspect_refuses_in_one_line(words: list[str], message: str, photo_folde
     assert result.stderr.startswith(f"error: {message}")
     assert len(result.stderr.splitlines()) == 1
     assert not list(Path.cwd().glob("inspect-*"))
+
+
+def test_inspect_draws_what_is_stored_anew_outside_a_project(
+    tmp_path: Path, make_photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is a folder of the moment then, and the picture is drawn from it."""
+    folder = make_photos(tmp_path / "scans", size=(40, 50))
+    for path in sorted(folder.glob("*/*")):
+        Image.open(path).save(path.with_suffix(".tiff"))
+        path.unlink()
+    drawn: list[int] = []
+    figure = views.dataset_figure
+
+    def spy(manifest: Manifest, *rest: object) -> object:
+        drawn.extend(Path(path).stat().st_size for path in manifest.column("path"))
+        return figure(manifest, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(views, "dataset_figure", spy)
+    assert call("inspect", folder, "-o", "data.png").exit_code == 0
+    assert len(drawn) == 24
+    assert all(drawn)

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.config import Config, load_config
 from pipeline.errors import ConfigError, PipelineError, StageOrderError
+from pipeline.files import write_json
 from pipeline.plan import READERS, Plan, Request, plan_run
 from pipeline.progress import Silent
 from pipeline.run import execute
@@ -325,3 +326,58 @@ def test_the_plan_in_words_names_what_matters(project: Project) -> None:
         assert word in new
     project.begin("ingest", "build")
     assert "joined: run pets-1" in project.plan("train").lines()[0]
+
+
+# What a new manifest is compared with.
+
+
+def ingested(project: Project, data: str, **options: Any) -> RunDir:
+    """Returns a run whose ingest has ended, with the file it leaves."""
+    run = project.begin("ingest", data=data, **options)
+    write_json(run.file("ingest.json"), {"source": str((project.root / data).resolve())})
+    return run
+
+
+@pytest.mark.parametrize("spelling", ["photos", "photos/", "./photos", "pets/../photos"])
+def test_the_same_source_is_preferred_however_it_is_spelt(spelling: str, project: Project) -> None:
+    (project.root / "pets").mkdir()
+    same = ingested(project, "photos")
+    ingested(project, "others")
+    before = project.plan(config=PETS, data=spelling).previous
+    assert before is not None
+    assert (before.run.name, before.same_splits) == (same.name, True)
+
+
+def test_without_the_same_source_the_newest_of_the_experiment_counts(project: Project) -> None:
+    ingested(project, "photos")
+    newest = ingested(project, "others")
+    ingested(project, "birds", config=Path("configs/birds.yaml"))
+    before = project.plan(config=PETS, data="third").previous
+    assert before is not None
+    assert before.run.name == newest.name
+    assert project.plan(config=PETS, settings=("experiment=alone",)).previous is None
+
+
+@pytest.mark.parametrize("setting", ["ingest.split.seed=4", "ingest.duplicates=exact"])
+def test_other_settings_of_the_split_settle_nothing(setting: str, project: Project) -> None:
+    ingested(project, "photos")
+    before = project.plan(config=PETS, data="photos", settings=(setting,)).previous
+    assert before is not None
+    assert not before.same_splits
+
+
+def test_a_run_that_was_not_ingested_is_passed_over(project: Project) -> None:
+    done = ingested(project, "photos")
+    project.begin(data="photos")
+    before = project.plan(config=PETS, data="photos").previous
+    assert before is not None
+    assert before.run.name == done.name
+
+
+@pytest.mark.parametrize("text", ["", "{}", "ingest: 3", "a: [", "ingest: {}"])
+def test_a_damaged_old_run_blocks_no_new_one(text: str, project: Project) -> None:
+    good = ingested(project, "photos")
+    ingested(project, "photos").config.write_text(text)
+    before = project.plan(config=PETS, data="photos").previous
+    assert before is not None
+    assert before.run.name == good.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import DataError, ExportError
+from pipeline.errors import DataError, ExportError, shown
 from pipeline.files import atomic_path
 from pipeline.images.headers import SUFFIXES, quiet_pillow, read_contents
 from pipeline.images.pixels import encode_png, read_picture
@@ -98,10 +97,10 @@ class Predictor:
 
     def _answer(self, path: Path, content: bytes | str, row: np.ndarray | None) -> Prediction:
         if row is None:
-            return Prediction(_shown(path), "", None, {}, str(content))
+            return Prediction(shown(str(path)), "", None, {}, str(content))
         best = int(row.argmax())
         probabilities = dict(zip(self.labels, map(float, row), strict=True))
-        return Prediction(_shown(path), self.labels[best], float(row[best]), probabilities)
+        return Prediction(shown(str(path)), self.labels[best], float(row[best]), probabilities)
 
 
 def collect_images(paths: Sequence[Path]) -> list[Path]:
@@ -186,11 +185,6 @@ def _read(path: Path) -> bytes | str:
     except DataError as error:
         return str(error)
     return encode_png(picture.pixels) if picture.transcode else contents
-
-
-def _shown(path: Path) -> str:
-    """Returns a path as text that can be printed and stored, whatever its bytes are."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _first_line(error: Exception) -> str:

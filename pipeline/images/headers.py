@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +26,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.images.structure import PNG_SIGNATURE, check_png, graph_orientation, is_plain_bmp, is_whole_jpeg, walk_gif
 
 #: More pixels than any camera gives and far fewer than a decompression bomb: 100 megapixels of RGB are 300 MB.
 PIXEL_LIMIT = 100_000_000
+
+#: More than an image of `PIXEL_LIMIT` pixels can need; a disk image named .jpg is not read into memory.
+BYTE_LIMIT = 2**29
 
 #: The (format, mode) pairs that `pipeline.images.graph` is proven to read like Pillow (tests/images/test_graph.py).
 GRAPH_READS = frozenset(
@@ -124,16 +130,43 @@ def open_image(contents: bytes, suffix: str | None) -> Iterator[Opened]:
         raise DataError(f"cannot be decoded: {reason}") from error
 
 
-def read_contents(path: Path) -> bytes:
+def read_contents(path: str | Path) -> bytes:
     """Returns a file's bytes.
 
     Raises:
-        DataError: The system's reason why it cannot be read.
+        DataError: The reason why they cannot be read: the system's, or that it is no file of an image's size.
     """
     try:
-        return path.read_bytes()
+        with open_regular(os.fspath(path)) as file:
+            return file.read()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
+
+
+def open_regular(path: str) -> io.BufferedReader:
+    """Returns a regular file, open for reading.
+
+    Raises:
+        DataError: It is something else, which might never end, or too large for an image.
+        OSError: It cannot be opened.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError("a link that leads back to itself; remove it") from error
+        if os.path.islink(path):
+            raise DataError(f"a link to {shown(os.readlink(path))}, which is not there; mend or remove it") from error
+        raise
+    if stat.S_ISDIR(found.st_mode):
+        if Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(path)):
+            raise DataError("a link that leads back to a folder above it; remove it")
+        raise DataError("a folder with the name of an image; rename it")
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError("not a file but a pipe, a socket or a device; remove it")
+    if found.st_size > BYTE_LIMIT:
+        raise DataError(f"{found.st_size:,} bytes are over {BYTE_LIMIT:,}; save the image smaller")
+    return open(path, "rb")
 
 
 def _decoded(image: Image.Image, contents: bytes, suffix: str | None) -> Opened:

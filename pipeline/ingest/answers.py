@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 
+import cv2
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,7 +44,7 @@ class Answers:
         # A file that cannot be read may be readable next time without a change of its stamp; the clock may lie too.
         self._certain = config.rescan == "stat" and index.all_settled(listing.stamps, listing.seen)
         if self._certain:
-            versions = (REVISION, index.REVISION, PIL.__version__)
+            versions = (REVISION, index.REVISION, PIL.__version__, cv2.__version__)
             items = [tuple(item) for item in listing.items]
             asked = (versions, config.model_dump_json(), listing.name, listing.origin, items, listing.stamps)
             self._key = hashlib.sha256(repr(asked).encode("utf-8", "surrogateescape")).hexdigest()
@@ -63,7 +64,7 @@ class Answers:
             manifest = Manifest(table.replace_schema_metadata(None).cast(SCHEMA))
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        if rest["key"] != self._key or not all(map(os.path.exists, rest["stored"])):
+        if rest["key"] != self._key or any(_size_of(path) != size for path, size in rest["stored"]):
             return None
         # Sides that were settled then by an earlier manifest hold only where the same sides are settled now.
         if before is None and rest["settled"]:
@@ -78,10 +79,18 @@ class Answers:
         if not self._certain or result.rejected:
             return
         table = result.manifest.table
+        stored = table.filter(pc.is_valid(table.column("transcoded"))).column("path").to_pylist()
         rest = {
             "key": self._key, "settled": settled, "name": result.name, "source": result.source,
             "duplicates": [dataclasses.asdict(pair) for pair in result.duplicates],
-            "stored": table.filter(pc.is_valid(table.column("transcoded"))).column("path").to_pylist(),
+            "stored": [(path, _size_of(path)) for path in stored],
         }  # fmt: skip
         with atomic_path(self._path) as draft:
             pq.write_table(table.replace_schema_metadata({"rest": json.dumps(rest)}), draft, compression="lz4")
+
+
+def _size_of(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import IngestConfig
+from pipeline.errors import DataError, shown
 from pipeline.ingest.examine import Examination, examine
 from pipeline.ingest.result import DuplicatePair
 from pipeline.ingest.scan import list_files
 from pipeline.ingest.sources import open_source
-from pipeline.ingest.sources.base import shown
-from pipeline.ingest.stage import pairs
+from pipeline.ingest.stage import deal_out, pairs
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
@@ -82,7 +82,8 @@ def diagnose(config: IngestConfig, data_dir: Path, cache: Path, progress: Progre
     """
     source = open_source(config, data_dir, ContentStore(cache / "images"))
     found = examine(list_files(source, progress), config, cache, progress)
-    own = [image.item.split or "" for image in found.images]
+    given = any(image.item.split for image in found.images)
+    own = [image.item.split or ("train" if given else "") for image in found.images]
     return Diagnosis(
         source=found.origin,
         images=len(found.images),
@@ -93,12 +94,16 @@ def diagnose(config: IngestConfig, data_dir: Path, cache: Path, progress: Progre
             (shown(image.item.path), image.look.transcoded) for image in found.images if image.look.transcoded
         ),
         turned=tuple(shown(image.item.path) for image in found.images if image.look.orientation != 1),
-        advice=tuple(_advice(found)),
+        advice=tuple(_advice(found, config)),
     )
 
 
-def _advice(found: Examination) -> Iterator[str]:
-    """Yields what is not wrong with any one image and may still spoil a score."""
+def _advice(found: Examination, config: IngestConfig) -> Iterator[str]:
+    """Yields what is not wrong with any one image and may still spoil a score, or end a run."""
+    try:
+        deal_out([image.item for image in found.images], found.clusters, config.split, None)
+    except DataError as error:
+        yield f"cannot be trained on as it is: {error}"
     counts = Counter(image.item.label for image in found.images)
     lost = sorted({bad.item.label for bad in found.rejected} - counts.keys())
     for label in lost:
@@ -127,7 +132,7 @@ def report(found: Diagnosis, most: int = 8) -> Iterator[tuple[str, str]]:
         found: The diagnosis.
         most: Lines for each kind of problem; the rest is counted.
     """
-    yield "title", f"{found.source}: {found.images} usable images in {len(found.classes)} classes"
+    yield "title", f"{shown(found.source)}: {found.images} usable images in {len(found.classes)} classes"
     if found.problems:
         yield "title", f"cannot be used: {len(found.problems)}"
     alike: defaultdict[str, list[str]] = defaultdict(list)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import IngestConfig
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.ingest.duplicates import Match, cluster, exact_matches
 from pipeline.ingest.index import index_path
 from pipeline.ingest.near import find_near
 from pipeline.ingest.scan import Listing, Rejected, Scanned, scan
-from pipeline.ingest.sources.base import shown
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
@@ -63,20 +62,23 @@ def examine(listing: Listing, config: IngestConfig, cache: Path, progress: Progr
     images = tuple(image for row, image in enumerate(readable) if row not in doubtful) if doubtful else tuple(readable)
     bad = sorted([*bad, *(Rejected(readable[row].item, reason) for row, reason in doubtful.items())])
     if not images:
-        raise DataError(
-            f"none of the {len(bad)} images in {listing.origin} can be used; {bad[0].item.id}: {bad[0].reason}"
-        )
+        first = f"{shown(bad[0].item.id)}: {bad[0].reason}"
+        raise DataError(f"none of the {len(bad)} images in {shown(listing.origin)} can be used; {first}")
     matches = list(exact_matches([image.look.pixels for image in images]))
     if config.duplicates == "near":
         matches += find_near(images, kept.with_suffix(".pairs.json"), progress)
     groups = _groups(images, config.split.group)
-    links = [match[:2] for match in matches] + list(_group_links(groups))
-    clusters = _name_clusters(cluster(len(images), links), [image.look.sha256 for image in images])
+    clusters = name_clusters(images, matches, groups)
     return Examination(listing.name, listing.origin, images, tuple(bad), tuple(matches), groups, clusters)
 
 
-def _name_clusters(tops: Sequence[int], digests: Sequence[str]) -> tuple[str, ...]:
-    """Returns for each image the smallest digest in its cluster: it does not depend on names and order."""
+def name_clusters(images: Sequence[Scanned], matches: Sequence[Match], groups: Sequence[str | None]) -> tuple[str, ...]:
+    """Returns for each image the smallest digest among those it must share a split with.
+
+    It does not depend on names and order.
+    """
+    tops = cluster(len(images), [match[:2] for match in matches] + list(_group_links(groups)))
+    digests = [image.look.sha256 for image in images]
     names = list(digests)
     for row, top in enumerate(tops):
         if row != top:

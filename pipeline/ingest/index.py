@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import atomic_path, text_digest
-from pipeline.ingest.look import Look
+from pipeline.ingest.look import Look, is_kept
 
 #: Raise it when a look finds something else in the same bytes.
 REVISION = "1"
@@ -29,11 +30,12 @@ _STAMP = [("path", pa.string()), *((f"stat_{name}", pa.int64()) for name in ("si
 _LOOK = [
     ("sha256", pa.string()), ("pixels", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
     ("format", pa.string()), ("mode", pa.string()), ("size", pa.int64()), ("orientation", pa.int8()),
-    ("constant", pa.bool_()), ("transcoded", pa.string()), ("stored", pa.string()), ("signature", pa.binary()),
+    ("constant", pa.bool_()), ("transcoded", pa.string()), ("stored", pa.string()), ("stored_size", pa.int64()),
+    ("signature", pa.binary()),
 ]  # fmt: skip
-_SCHEMA = pa.schema(
-    _STAMP + _LOOK, metadata={"revision": f"{REVISION} pillow {PIL.__version__}"}  # another decoder, other pixels
-)  # fmt: skip
+#: Another decoder makes other pixels, another OpenCV other hashes.
+_VERSION = f"{REVISION} pillow {PIL.__version__} opencv {cv2.__version__}"
+_SCHEMA = pa.schema(_STAMP + _LOOK, metadata={"revision": _VERSION})
 assert tuple(name for name, _ in _LOOK) == Look._fields
 
 
@@ -78,7 +80,7 @@ class Index:
                 looks.append(None)
                 continue
             look = make(found[1])
-            looks.append(look if look.stored is None or os.path.exists(look.stored) else None)
+            looks.append(look if look.stored is None or is_kept(look) else None)
         return looks
 
     def same_bytes(self, sha256: str) -> Look | None:
@@ -87,7 +89,7 @@ class Index:
             looks = (Look._make(fields) for _, fields in self._rows.values())
             self._by_content = {look.sha256: look for look in looks}
         found = self._by_content.get(sha256)
-        return found if found and (found.stored is None or os.path.exists(found.stored)) else None
+        return found if found and is_kept(found) else None
 
 
 def index_path(folder: Path, origin: str) -> Path:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import DataError
+from pipeline.images.headers import open_regular, read_contents
 from pipeline.images.pixels import encode_png, read_bare, read_picture
 from pipeline.ingest.signature import is_signed, sign
-from pipeline.ingest.sources.base import shown
 from pipeline.ingest.store import ContentStore
-
-#: More than an image of `PIXEL_LIMIT` pixels can need; a disk image named .jpg is not read into memory.
-BYTE_LIMIT = 2**29
 
 #: Modes of images that have transparency.
 _TRANSPARENT = ("RGBA", "LA", "PA")
@@ -38,6 +33,7 @@ class Look(NamedTuple):
         constant: Whether all pixels are equal.
         transcoded: Why the image was stored anew as PNG, in words; None where its own bytes are trained on.
         stored: Where that PNG is.
+        stored_size: Its size in bytes; one that was cut short by a power failure has another.
         signature: What near-duplicates are found by; None for small images, which are compared exactly.
     """
 
@@ -52,6 +48,7 @@ class Look(NamedTuple):
     constant: bool
     transcoded: str | None
     stored: str | None
+    stored_size: int | None
     signature: bytes | None
 
 
@@ -63,15 +60,14 @@ def look_at(path: str, store: ContentStore) -> Look | str:
     """
     try:
         path.encode()
-        contents = _read_file(path)
-        picture = read_picture(contents, os.path.splitext(path)[1])
+        contents = read_contents(path)
+        picture = read_picture(contents, os.path.splitext(path)[1] or None)
     except UnicodeEncodeError:
         return "its name is not UTF-8; rename it"
     except DataError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
     header, pixels = picture.header, picture.pixels
+    png = encode_png(pixels) if picture.transcode else None
     bare = read_bare(contents) if header.mode in _TRANSPARENT and is_signed(pixels) else None
     return Look(
         sha256=hashlib.sha256(contents).hexdigest(),
@@ -84,44 +80,29 @@ def look_at(path: str, store: ContentStore) -> Look | str:
         orientation=picture.orientation,
         constant=bool((pixels == pixels[0, 0]).all()),
         transcoded=picture.transcode,
-        stored=str(store.put(encode_png(pixels), ".png")) if picture.transcode else None,
+        stored=str(store.put(png, ".png")) if png else None,
+        stored_size=len(png) if png else None,
         signature=sign(pixels, bare),
     )
+
+
+def is_kept(look: Look) -> bool:
+    """Returns whether the PNG of a transcoded image is there and whole; True where there is none."""
+    if look.stored is None:
+        return True
+    try:
+        return os.path.getsize(look.stored) == look.stored_size
+    except OSError:
+        return False
 
 
 def digest_of(path: str) -> str | None:
     """Returns the SHA-256 of a file's bytes in hex, None where they cannot be read."""
     try:
-        return hashlib.sha256(_read_file(path)).hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (DataError, OSError):
         return None
-
-
-def _read_file(path: str) -> bytes:
-    """Returns a regular file's bytes.
-
-    Raises:
-        DataError: It is something else, which might never end.
-        OSError: It cannot be read.
-    """
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise DataError("a link that leads back to itself; remove it") from error
-        if os.path.islink(path):
-            raise DataError(f"a link to {shown(os.readlink(path))}, which is not there; mend or remove it") from error
-        raise
-    if stat.S_ISDIR(found.st_mode):
-        if os.path.realpath(os.path.dirname(path)).startswith(os.path.realpath(path)):
-            raise DataError("a link that leads back to a folder above it; remove it")
-        raise DataError("a folder with the name of an image; rename it")
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError("not a file but a pipe, a socket or a device; remove it")
-    if found.st_size > BYTE_LIMIT:
-        raise DataError(f"{found.st_size:,} bytes are over {BYTE_LIMIT:,}; save the image smaller")
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _pixel_digest(pixels: np.ndarray) -> str:

@@ -15,7 +15,7 @@ import PIL
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path, read_json
-from pipeline.images.headers import quiet_pillow
+from pipeline.images.headers import quiet_pillow, read_contents
 from pipeline.images.pixels import read_bare, read_picture
 from pipeline.ingest.duplicates import Crowds, Kind, Match, Proposal, Verdict, compare_pixels, propose
 from pipeline.ingest.scan import Scanned
@@ -78,7 +78,7 @@ def _judge(
 
 
 def _read(path: str, face: int) -> npt.NDArray[np.uint8]:
-    contents = Path(path).read_bytes()
+    contents = read_contents(path)
     pixels = read_bare(contents) if face else read_picture(contents, None).pixels
     height, width = pixels.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipeline.errors import shown
 from pipeline.ingest.changes import Changes
 from pipeline.ingest.duplicates import Kind
 from pipeline.ingest.manifest import Manifest
 from pipeline.ingest.scan import Rejected
-from pipeline.ingest.sources.base import shown
 
 #: Ids of each kind that `ingest.json` names; the manifest has them all.
 MOST_NAMED = 100
@@ -111,6 +111,28 @@ class IngestResult:
     def _named(ids: list[str]) -> dict[str, Any]:
         return {"count": len(ids), "ids": ids[:MOST_NAMED]}
 
+    @property
+    def torn(self) -> list[list[str]]:
+        """Returns the ids of images that belong together, as copies or by group, and stand in different splits.
+
+        A source's own splits may have some, and splits of an earlier run once a group column or another setting shows
+        that images belong together.
+        """
+        members: dict[str, list[tuple[str, str]]] = {}
+        names = (self.manifest.column(name) for name in ("cluster", "id", "split"))
+        for cluster, name, split in zip(*names, strict=True):
+            members.setdefault(cluster, []).append((name, split))
+        return [
+            [name for name, _ in found]
+            for found in members.values()
+            if len(found) > 1 and len({split for _, split in found}) > 1
+        ]
+
+    @property
+    def lost_classes(self) -> list[str]:
+        """Returns the classes of which no image can be used."""
+        return sorted({bad.item.label for bad in self.rejected} - set(self.manifest.classes))
+
     def summary(self) -> dict[str, Any]:
         """Returns what `ingest.json` holds."""
         kinds = Counter(pair.kind for pair in self.duplicates)
@@ -122,6 +144,8 @@ class IngestResult:
             "turned_upright": self._named(self.turned),
             "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "mirrored")},
             "leaks": len(self.leaks),
+            "torn_clusters": len(self.torn),
+            "lost_classes": self.lost_classes,
             "clusters": len(set(self.manifest.column("cluster"))),
             "classes": list(self.manifest.classes),
             "counts": self.manifest.counts(),
@@ -143,17 +167,21 @@ class IngestResult:
             said = ", ".join(f"{kinds[kind]} {kind}" for kind in ("exact", "near", "mirrored") if kinds[kind])
             where = "" if self.leaks else ", each on one side of the split"
             yield f"{len(self.duplicates)} pairs of images show the same picture ({said}){where}"
-        torn = [pair for pair in self.duplicates if pair.first_label != pair.second_label]
+        twofold = [pair for pair in self.duplicates if pair.first_label != pair.second_label]
+        if twofold:
+            first, second = shown(twofold[0].first_id), shown(twofold[0].second_id)
+            yield f"pairs under two labels: {len(twofold)}, such as {first} and {second}; one may be wrong"
+        torn = self.torn
         if torn:
-            first, second = shown(torn[0].first_id), shown(torn[0].second_id)
-            yield f"pairs under two labels: {len(torn)}, such as {first} and {second}; one may be wrong"
-        if self.leaks:
-            pair = self.leaks[0]
+            sides = dict(zip(self.manifest.column("id"), self.manifest.column("split"), strict=True))
+            first, second = torn[0][0], next(name for name in torn[0] if sides[name] != sides[torn[0][0]])
             yield (
-                f"LEAK: {len(self.leaks)} of these pairs stand in different splits of the source, such as "
-                f"{shown(pair.first_id)} ({pair.first_split}) and {shown(pair.second_id)} ({pair.second_split}); "
-                "the test score will be too good"
+                f"LEAK: {len(torn)} sets of images that belong together stand in different splits, such as "
+                f"{shown(first)} ({sides[first]}) and {shown(second)} ({sides[second]}); the test score will be too "
+                "good: put each on one side, or deal out anew with another ingest.split.seed"
             )
+        for label in self.lost_classes:
+            yield f"class {label!r} has no usable image; it will not be learnt"
         if self.changes:
             yield self.changes.words()
 

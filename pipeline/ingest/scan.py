@@ -99,7 +99,7 @@ def _look(paths: Sequence[str], index: Index, store: ContentStore, bar: Bar) -> 
     """Yields what is in each file: known by its bytes where they have been seen before, else decoded."""
     known: list[Look | None] = [None] * len(paths)
     if len(index):
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(2) as threads:
             digests = list(threads.map(digest_of, paths))
         known = [_by_bytes(path, digest, index) for path, digest in zip(paths, digests, strict=True)]
     fresh = look_at_all([path for path, look in zip(paths, known, strict=True) if look is None], store)

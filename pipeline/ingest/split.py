@@ -173,6 +173,6 @@ def _check_classes(classes: Sequence[str], sizes: Mapping[str, int], at_least: i
     if small:
         named = ", ".join(f"{label!r} has {size}" for label, size in list(small.items())[:5])
         raise DataError(
-            f"too few different images to split: {named}; each class needs at least {at_least}, "
-            "one each for train, validation and test: add images or take the class out"
+            f"too few different images to split: {named}; each class needs at least {at_least}, one each for train, "
+            "validation and test, and copies and groups count once: add images or take the class out"
         )

@@ -12,22 +12,21 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import IngestConfig, SplitConfig
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.ingest.answers import Answers
 from pipeline.ingest.changes import compare_manifests
 from pipeline.ingest.duplicates import Match
-from pipeline.ingest.examine import Examination, examine
+from pipeline.ingest.examine import Examination, examine, name_clusters
 from pipeline.ingest.manifest import SCHEMA, SPLITS, Manifest
 from pipeline.ingest.result import DuplicatePair, IngestResult, Previous
 from pipeline.ingest.scan import Listing, Rejected, list_files
 from pipeline.ingest.sources import Item, open_source
-from pipeline.ingest.sources.base import shown
 from pipeline.ingest.split import assign_splits, complete_splits, settle
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
 
 #: The reason for a new image that cannot be on any side.
-BRIDGE = "new, and a copy of images that stand in different splits: on either side it would give something away"
+BRIDGE = "new, and joins images that stand in different splits: on either side it would give something away"
 
 
 def check_source(config: IngestConfig, data_dir: Path, cache: Path) -> None:
@@ -38,7 +37,7 @@ def check_source(config: IngestConfig, data_dir: Path, cache: Path) -> None:
     """
     items = open_source(config, data_dir, ContentStore(cache / "images")).peek()
     if items is not None:  # else it is fetched or laid out when it is used; a dry run writes nothing
-        _assign(items, [item.id for item in items], config.split, None)
+        deal_out(items, [item.id for item in items], config.split, None)
 
 
 def ingest(
@@ -83,7 +82,7 @@ def survey(config: IngestConfig, data_dir: Path, cache: Path, progress: Progress
         found = examine(list_files(source, progress), config, cache, progress)
         items = [image.item for image in found.images]
         try:
-            splits: Sequence[str | None] = _assign(items, found.clusters, config.split, None)
+            splits: Sequence[str | None] = deal_out(items, found.clusters, config.split, None)
         except DataError:
             splits = [item.split for item in items]
         return _result(found, splits)
@@ -117,7 +116,7 @@ def _examined(
     settled, bridges = settle(found.clusters, [image.look.pixels for image in found.images], sides)
     if bridges and not any(image.item.split for image in found.images):  # a source's own splits are its own affair
         found, settled = _without(found, settled, bridges)
-    splits = _assign([image.item for image in found.images], found.clusters, config.split, settled)
+    splits = deal_out([image.item for image in found.images], found.clusters, config.split, settled)
     result = _result(found, splits)
     _check_sides(result.manifest)
     return result
@@ -156,23 +155,30 @@ def _without(
     kept = [row for row in range(len(found.images)) if row not in gone]
     place = {row: number for number, row in enumerate(kept)}
     rejected = [Rejected(found.images[row].item, BRIDGE) for row in rows]
+    images, groups = tuple(found.images[row] for row in kept), tuple(found.groups[row] for row in kept)
+    matches = tuple(
+        Match(place[match.first], place[match.second], match.kind, match.difference)
+        for match in found.matches
+        if match.first in place and match.second in place
+    )
     return replace(
         found,
-        images=tuple(found.images[row] for row in kept),
+        images=images,
         rejected=tuple(sorted([*found.rejected, *rejected])),
-        matches=tuple(
-            Match(place[match.first], place[match.second], match.kind, match.difference)
-            for match in found.matches
-            if match.first in place and match.second in place
-        ),
-        groups=tuple(found.groups[row] for row in kept),
-        clusters=tuple(found.clusters[row] for row in kept),
+        matches=matches,
+        groups=groups,
+        clusters=name_clusters(images, matches, groups),
     ), [settled[row] for row in kept]
 
 
-def _assign(
+def deal_out(
     items: Sequence[Item], clusters: Sequence[str], config: SplitConfig, settled: Sequence[str | None] | None
 ) -> list[str]:
+    """Returns a split for each image: the source's own, completed where a side is missing, else new ones.
+
+    Raises:
+        DataError: There are too few images, or classes, to be on three sides.
+    """
     labels = [item.label for item in items]
     if any(item.split for item in items):
         return complete_splits([item.split for item in items], clusters, labels, config, settled)

@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import DataError
 from pipeline.images.headers import quiet_pillow
 from pipeline.ingest.look import Look, look_at
 from pipeline.ingest.store import ContentStore
@@ -115,10 +116,12 @@ class _Worker:
 
         Raises:
             EOFError, BrokenPipeError: It died of the question.
-            RuntimeError: It could not even begin, which is no fault of a file.
+            DataError: It could not even begin, which is no fault of a file.
         """
         if not self._begun and self._out.read(len(_READY)) != _READY:
-            raise RuntimeError(f"a process to read images could not be started: {sys.executable} -m {__name__}")
+            raise DataError(
+                f"a process to read images could not be started; find out why with: {sys.executable} -m {__name__} ."
+            )
         self._begun = True
         pickle.dump(chunk, self._in)
         self._in.flush()

@@ -14,6 +14,7 @@ from kinds import HEIGHT, KINDS, WIDTH, check_image
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.images import headers
 from pipeline.images.headers import PIXEL_LIMIT, SUFFIXES, Header
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8))
@@ -116,7 +117,7 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(headers, "open", refuse, raising=False)
     assert refusal(path) == f"cannot be read: {error.strerror}"
 
 

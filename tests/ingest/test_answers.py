@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import IngestConfig
-from pipeline.ingest import IngestResult, Previous, index, ingest, stage
+from pipeline.ingest import IngestResult, Previous, answers, index, ingest, stage
 from pipeline.ingest.manifest import Manifest
 from pipeline.progress import Silent
 
@@ -127,15 +127,29 @@ def test_a_file_that_changed_just_now_is_looked_at(
     assert len(examined) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone copy"])
+def test_the_answer_of_another_version_is_not_given(
+    photo_folder: Path, examined: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photo_folder)
+    monkeypatch.setattr(answers, "REVISION", answers.REVISION + 1)
+    run(photo_folder)
+    monkeypatch.setattr(answers.PIL, "__version__", "99.0")
+    run(photo_folder)
+    assert len(examined) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone copy", "empty copy"])
 def test_a_damaged_answer_is_found_anew(damage: str, photo_folder: Path, examined: list[str]) -> None:
     Image.open(photo_folder / "red" / "3.png").rotate(90).save(photo_folder / "red" / "scan.tiff")
     first = run(photo_folder)
     (answer,) = (photo_folder.parent / ".cache" / "ingest").glob("*.answer.parquet")
     if damage == "cut":
         answer.write_bytes(answer.read_bytes()[:-50])
-    else:
+    elif damage == "gone copy":
         shutil.rmtree(photo_folder.parent / ".cache" / "images")
+    else:
+        (copy,) = (photo_folder.parent / ".cache" / "images").rglob("*.png")
+        copy.write_bytes(b"")
     assert run(photo_folder) == first
     assert len(examined) == 2
-    assert all(Path(path).exists() for path in first.manifest.column("path"))
+    assert all(Path(path).stat().st_size for path in first.manifest.column("path"))

@@ -258,7 +258,9 @@ def test_an_interrupt_does_not_cost_what_was_judged(folder: Path, monkeypatch: p
 def test_a_judgement_is_of_the_faces_that_were_compared(face: int, mirrored: bool) -> None:
     """Two images that are equal over white and differ beneath must not share a judgement of what lies beneath."""
     one, other = (
-        Scanned(Item("a", "a", "a"), Look(sha256 * 64, "p" * 64, 90, 90, "PNG", "RGBA", 9, 1, False, None, None, None))
+        Scanned(
+            Item("a", "a", "a"), Look(sha256 * 64, "p" * 64, 90, 90, "PNG", "RGBA", 9, 1, False, None, None, None, None)
+        )
         for sha256 in "xy"
     )
     pair = Proposal(0, 1, face, 0, mirrored)

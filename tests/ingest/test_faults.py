@@ -151,7 +151,7 @@ def test_a_file_that_the_system_cannot_read_is_named(photo_folder: Path, monkeyp
             raise PermissionError(13, "Permission denied", path)
         return open(path, *rest)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("pipeline.ingest.look.open", refuse, raising=False)
+    monkeypatch.setattr("pipeline.images.headers.open", refuse, raising=False)
     assert look(photo_folder).problems == ((place, "cannot be read: Permission denied"),)
 
 
@@ -242,3 +242,22 @@ def test_copies_under_two_labels_are_told(photo_folder: Path) -> None:
     assert [(pair.first_label, pair.second_label) for pair in found.duplicates] == [("blue", "red")]
     assert "pairs under two labels: 1, such as blue/b.jpg and red/a.png; one may be wrong" in found.words()
     assert any("under the labels 'blue' and 'red'" in line for _, line in report(look(photo_folder)))
+
+
+def test_a_folder_that_run_would_refuse_is_not_called_healthy(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
+    """A zip unpacked one level too deep looks like one class."""
+    found = look(make_photos(tmp_path / "photos", classes=["only"], count=30))
+    assert [line for line in found.advice if line.startswith("cannot be trained on as it is: one class only ('only')")]
+
+
+def test_an_empty_split_is_train_where_others_are_given(photo_folder: Path) -> None:
+    shutil.copy(photo_folder / "red" / "1.png", photo_folder / "red" / "copy.png")
+    lines = [
+        f"{path.relative_to(photo_folder.parent)},{path.parent.name},{'' if path.stem == 'copy' else 'train'}"
+        for path in sorted(photo_folder.glob("*/*"))
+    ]
+    table = photo_folder.parent / "photos.csv"
+    table.write_text("\n".join(["path,label,split", *lines]))
+    found = diagnose(IngestConfig(data=str(table)), table.parent, table.parent / ".cache", Silent())
+    assert [pair.kind for pair in found.duplicates] == ["exact"]
+    assert found.leaks == ()

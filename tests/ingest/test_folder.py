@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import IngestConfig
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.images.headers import SUFFIXES
 from pipeline.ingest.sources import Item, open_source
-from pipeline.ingest.sources.base import SPLIT_NAMES, check_labels, shown
+from pipeline.ingest.sources.base import SPLIT_NAMES, check_labels
 from pipeline.ingest.sources.folder import FolderSource
 from pipeline.ingest.store import ContentStore
 

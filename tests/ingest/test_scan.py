@@ -243,5 +243,24 @@ def test_a_process_that_cannot_begin_is_said_to_be_the_fault(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="could not be started"):
+    with pytest.raises(DataError, match="could not be started"):
         list(workers.look_at_all(many, ContentStore(tmp_path / "store")))
+
+
+@pytest.mark.parametrize("rescan", ["stat", "content"])
+def test_a_transcoded_image_that_was_cut_short_is_made_again(rescan: str, photo_folder: Path) -> None:
+    """As a power failure may leave it: the name is there and the bytes are not."""
+    Image.open(photo_folder / "red" / "1.png").rotate(90).save(photo_folder / "red" / "scan.tiff")
+    (stored,) = [Path(image.look.stored) for image in run(photo_folder)[0] if image.look.stored]
+    whole = stored.read_bytes()
+    stored.write_bytes(b"")
+    run(photo_folder, rescan)
+    assert stored.read_bytes() == whole
+
+
+def test_a_link_to_a_folder_of_a_longer_name_is_no_loop(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
+    (tmp_path / "ab").mkdir()
+    folder = make_photos(tmp_path / "abc")
+    (folder / "red" / "z.png").symlink_to(tmp_path / "ab")
+    (bad,) = run(folder)[1]
+    assert bad.reason == "a folder with the name of an image; rename it"

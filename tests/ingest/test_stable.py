@@ -184,7 +184,7 @@ def test_leaks_between_a_users_own_splits_are_named(tmp_path: Path) -> None:
     }
     assert found.summary()["leaks"] == 2
     (line,) = [line for line in found.words() if line.startswith("LEAK")]
-    assert "2 of these pairs stand in different splits of the source" in line
+    assert "2 sets of images that belong together stand in different splits" in line
     assert all(split == name.split("/")[0] for name, split in sides(found).items())
 
 
@@ -276,3 +276,57 @@ def test_changes_stand_in_the_summary(tmp_path: Path) -> None:
     assert [line for line in found.words() if line.startswith("since")] == ["since photos-1: 4 added"]
     assert run(tmp_path / "photos").summary()["changes"] is None
     assert isinstance(found.manifest.table, pa.Table)
+
+
+def grouped(root: Path, groups: bool, previous: Previous | None = None) -> IngestResult:
+    """Returns the ingest of a table of 40 images, with groups of four or without."""
+    write(root / "photos", range(40))
+    lines = [
+        f"photos/{'odd' if number % 2 else 'even'}/{number:02d}.png,{'ab'[number % 2]},"
+        + (f"g{number // 4}" if groups else "")
+        for number in range(40)
+    ]
+    (root / "photos.csv").write_text("\n".join(["path,label,group", *lines]))
+    config = IngestConfig(data=str(root / "photos.csv"))
+    return ingest(config, root / "data", root / ".cache", Silent(), previous)
+
+
+def test_groups_that_come_later_tear_no_split_unseen(tmp_path: Path) -> None:
+    """Old images keep their side, so a group that was not known of may stand on two: that has to be said."""
+    before = grouped(tmp_path, groups=False)
+    assert before.torn == []
+    found = grouped(tmp_path, groups=True, previous=after(before))
+    assert sides(found) == sides(before)
+    assert len(found.torn) >= 5
+    assert found.summary()["torn_clusters"] == len(found.torn)
+    assert any(
+        line.startswith(f"LEAK: {len(found.torn)} sets of images that belong together") for line in found.words()
+    )
+    assert grouped(tmp_path, groups=True, previous=after(before, settles=False)).torn == []
+
+
+def test_a_class_that_is_lost_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", range(40))
+    (folder / "gone").mkdir()
+    (folder / "gone" / "a.png").write_bytes(b"no")
+    found = run(folder)
+    assert found.summary()["lost_classes"] == ["gone"]
+    assert "class 'gone' has no usable image; it will not be learnt" in found.words()
+
+
+def test_a_bridge_that_is_gone_joins_no_cluster(tmp_path: Path) -> None:
+    """What is left in the manifest must not be said to share a split."""
+    before = run(write(tmp_path / "photos", range(40)))
+    one, other = (
+        next(name for name, found in sides(before).items() if found == side and name[-6:] >= "24.png")
+        for side in ("train", "test")
+    )
+    lines = [f"photos/{name},{name.split('/')[0]},{'burst' if name == one else ''}" for name in sides(before)]
+    Image.open(tmp_path / "photos" / other).save(tmp_path / "copy.jpg", quality=80)
+    (tmp_path / "photos.csv").write_text(
+        "\n".join(["path,label,group", *lines, f"copy.jpg,{other[:4].strip(chr(47))},burst"])
+    )
+    config = IngestConfig(data=str(tmp_path / "photos.csv"))
+    found = ingest(config, tmp_path / "data", tmp_path / ".cache", Silent(), after(before))
+    assert [(bad.item.id, bad.reason) for bad in found.rejected] == [("copy.jpg", BRIDGE)]
+    assert found.torn == []

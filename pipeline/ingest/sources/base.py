@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.progress import Progress
 
 #: Names that stand for a split: of folders above the class folders, of a table's column, of a TFDS data set's splits.
@@ -85,15 +84,3 @@ def check_labels(labels: Iterable[str], what: str) -> None:
         if twin != label:
             raise DataError(f"{what}s {twin!r} and {label!r} look alike but are coded differently ({twin!a}, "
                             f"{label!a}); rename one")  # fmt: skip
-
-
-def shown(name: str) -> str:
-    """Returns a name as it can be printed and stored, whatever its bytes are: line breaks and odd bytes escaped.
-
-    >>> shown("a\\nb")
-    'a\\\\nb'
-    """
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(
-        repr(character)[1:-1] if unicodedata.category(character) == "Cc" else character for character in text
-    )
