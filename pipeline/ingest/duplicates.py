@@ -30,7 +30,7 @@ _CORRELATION, _DETAIL, _DIFFERENCE = 0.88, 0.6, 14.0
 _MOST_SHIFT, _LEAST_OVERLAP = 0.15, 0.7
 
 #: All pairs of a picture's copies are named up to this many of them; a thousand copies have half a million pairs.
-_NAMED_COPIES = 8
+NAMED_COPIES = 8
 
 _IN_PLACE = np.eye(2, 3, dtype=np.float32)
 
@@ -76,7 +76,7 @@ def exact_matches(pixel_digests: Sequence[str]) -> Iterator[Match]:
         if same is None:
             rows_of[digest] = [row]
             continue
-        yield from (Match(other, row, "exact", 0.0) for other in same[:_NAMED_COPIES])
+        yield from (Match(other, row, "exact", 0.0) for other in same[:NAMED_COPIES])
         same.append(row)
 
 
@@ -100,7 +100,7 @@ class Crowds:
     def known(self, one: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Returns which of the others are known to show the same as `one`, in a crowd too large to name every pair."""
         label = self._label[one]
-        return (self._label[others] == label) & bool(self._size[label] > _NAMED_COPIES)
+        return (self._label[others] == label) & bool(self._size[label] > NAMED_COPIES)
 
 
 def propose(signatures: Sequence[bytes | None], crowds: Crowds) -> Iterator[list[Proposal]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_path, read_json
 from pipeline.images.headers import quiet_pillow, read_contents
 from pipeline.images.pixels import read_bare, read_picture
-from pipeline.ingest.duplicates import Crowds, Kind, Match, Proposal, Verdict, compare_pixels, propose
+from pipeline.ingest.duplicates import NAMED_COPIES, Crowds, Kind, Match, Proposal, Verdict, compare_pixels, propose
 from pipeline.ingest.scan import Scanned
 from pipeline.progress import Progress
 
@@ -31,17 +32,19 @@ _SIDE, _KEPT = 256, 800
 def find_near(images: Sequence[Scanned], memory: Path, progress: Progress) -> list[Match]:
     """Returns the pairs of images that show the same picture without being equal in every pixel.
 
-    Of images that are equal in every pixel the first stands for all. Of a picture that is there more than a few times
-    not every pair is looked at: that all are one is known by then.
+    Of images that are equal in every pixel the first is compared for all, and the first few are named. Of a picture
+    that is there more than a few times not every pair is looked at: that all are one is known by then.
 
     Args:
         images: All of a data set.
         memory: A file of earlier judgements, by the digests of the two images; read, and written anew.
         progress: Told of every image whose copies were looked for.
     """
-    first_of = {image.look.pixels: row for row, image in reversed(list(enumerate(images)))}
+    copies: dict[str, list[int]] = {}
+    for row, image in enumerate(images):
+        copies.setdefault(image.look.pixels, []).append(row)
     signatures = [
-        image.look.signature if first_of[image.look.pixels] == row else None for row, image in enumerate(images)
+        image.look.signature if copies[image.look.pixels][0] == row else None for row, image in enumerate(images)
     ]
     count = sum(signature is not None for signature in signatures)
     if not count:
@@ -60,7 +63,9 @@ def find_near(images: Sequence[Scanned], memory: Path, progress: Progress) -> li
                 for key, pair in zip(keys, proposals, strict=True):
                     if known[key].same:
                         kind: Kind = "mirrored" if pair.mirrored else "near"
-                        matches.append(Match(pair.first, pair.second, kind, known[key].difference))
+                        ends = (copies[images[row].look.pixels][:NAMED_COPIES] for row in pair[:2])
+                        for one, other in itertools.product(*ends):
+                            matches.append(Match(min(one, other), max(one, other), kind, known[key].difference))
                         crowds.join(pair.first, pair.second)
                 bar.advance()
     finally:  # an interrupt must not cost what has been judged
