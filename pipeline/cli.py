@@ -202,10 +202,13 @@ def predict(export_dir: Path, paths: tuple[Path, ...], top: int, output: Path | 
 
 
 def _prediction_line(prediction: Prediction, top: int) -> str:
+    from pipeline.errors import shown
+
+    path = shown(prediction.path)  # a line an image, whatever its name
     if prediction.error:
-        return f"{prediction.path}: error: {prediction.error}"
+        return f"{path}: error: {prediction.error}"
     labels = ", ".join(f"{label} {probability:.3f}" for label, probability in prediction.top(top))
-    return f"{prediction.path}: {labels}"
+    return f"{path}: {labels}"
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import DataError, ExportError, shown
+from pipeline.errors import DataError, ExportError
 from pipeline.files import atomic_path
 from pipeline.images.headers import SUFFIXES, quiet_pillow, read_contents
 from pipeline.images.pixels import encode_png, read_picture
@@ -97,10 +98,10 @@ class Predictor:
 
     def _answer(self, path: Path, content: bytes | str, row: np.ndarray | None) -> Prediction:
         if row is None:
-            return Prediction(shown(str(path)), "", None, {}, str(content))
+            return Prediction(_text(path), "", None, {}, str(content))
         best = int(row.argmax())
         probabilities = dict(zip(self.labels, map(float, row), strict=True))
-        return Prediction(shown(str(path)), self.labels[best], float(row[best]), probabilities)
+        return Prediction(_text(path), self.labels[best], float(row[best]), probabilities)
 
 
 def collect_images(paths: Sequence[Path]) -> list[Path]:
@@ -190,3 +191,8 @@ def _read(path: Path) -> bytes | str:
 def _first_line(error: Exception) -> str:
     text: Any = getattr(error, "message", None) or str(error)
     return " ".join(str(text).splitlines()[0].split())[:160]
+
+
+def _text(path: Path) -> str:
+    """Returns a path as it is, but for bytes that are no UTF-8 and can be neither printed nor stored."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
