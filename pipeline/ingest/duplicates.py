@@ -107,7 +107,7 @@ def propose(signatures: Sequence[bytes | None], crowds: Crowds) -> Iterator[list
     """Yields, for each image with a signature, the later ones whose hashes and aligned thumbnails are near its own.
 
     Each pair of images is proposed once, by the faces that agree most. What `crowds` learns between two steps is
-    heeded in the next. Every face is compared with every other: 100,000 images take about two minutes.
+    heeded in the next. Every face is compared with every other, so ten times the images take a hundred times as long.
     """
     tables = [(row, faces(signature)) for row, signature in enumerate(signatures) if signature is not None]
     table = np.concatenate([found for _, found in tables]) if tables else np.empty(0, FACE)
