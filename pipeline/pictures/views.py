@@ -20,8 +20,8 @@ def save_image_view(path: Path, output: Path) -> list[str]:
     Raises:
         DataError: It is no image; one line that says why.
     """
-    picture = _read(path)
-    save_figure(image_figure(picture.pixels, path.name, file_facts(picture.header, read_contents(path))), output)
+    picture, contents = _read(path)
+    save_figure(image_figure(picture.pixels, path.name, file_facts(picture.header, contents)), output)
     return [f"ingest will store it anew as PNG: {picture.transcode}"] if picture.transcode else []
 
 
@@ -31,7 +31,8 @@ def save_match_view(first: Path, second: Path, output: Path) -> list[str]:
     Raises:
         DataError: One is no image; one line that says why.
     """
-    figure, summary = match_figure(_read(first).pixels, _read(second).pixels, (first.name, second.name))
+    (one, _), (other, _) = _read(first), _read(second)
+    figure, summary = match_figure(one.pixels, other.pixels, (first.name, second.name))
     save_figure(figure, output)
     return [summary.verdict]
 
@@ -63,9 +64,11 @@ def check_picture_name(output: Path) -> None:
         raise DataError(f"-o {output}: there is no folder {output.parent}")
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path) -> tuple[Picture, bytes]:
+    """Returns an image file read, and its bytes."""
     try:
+        contents = read_contents(path)
         with quiet_pillow():
-            return read_picture(read_contents(path), None)
+            return read_picture(contents, None), contents
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
