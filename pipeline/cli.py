@@ -251,6 +251,7 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
     pipeline inspect photos/ -o data.png    classes, sizes, samples, means, duplicates
     """
     from pipeline.config import IngestConfig
+    from pipeline.ingest.sources.table import SUFFIXES as TABLES
     from pipeline.ingest.stage import survey
     from pipeline.pictures import views
 
@@ -260,7 +261,7 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
         views.check_exists(named)
     if other is not None:
         lines = views.save_match_view(path, other, output)
-    elif path.is_file() and path.suffix.lower() not in (".csv", ".parquet"):
+    elif path.is_file() and path.suffix.lower() not in TABLES:
         lines = views.save_image_view(path, output)
     else:
         with _looking() as (cache, progress):

@@ -1,6 +1,6 @@
 """Finds images that show the same picture: equal pixel by pixel, copied with losses, slightly cropped or mirrored.
 
-A perceptual hash only proposes; hashes alone chain (the handwritten digits would be one cluster). What it proposes is
+A perceptual hash only proposes; hashes alone chain, from likeness to likeness. What it proposes is
 aligned, first on thumbnails, then on the pixels themselves, and counts only if what remains is small.
 """
 
@@ -18,7 +18,7 @@ from pipeline.ingest.signature import FACE, HASHES, faces
 Kind = Literal["exact", "near", "mirrored"]
 Pixels = npt.NDArray[np.uint8]
 
-#: Most different bits, of 64, at which two hashes propose a pair. Measured: benchmarks/duplicates.py.
+#: Most different bits, of 64, at which two hashes propose a pair; benchmarks/duplicates.py tells what it finds.
 MOST_BITS = 12
 #: What aligned thumbnails must correlate by to be worth a look at the pixels.
 _THUMBNAIL_CORRELATION = 0.8
