@@ -20,7 +20,6 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.augment.policy import Policy
 from pipeline.config import load_config
 from pipeline.ingest.manifest import Manifest, load_manifest
 from pipeline.models.backbones import find_backbone
@@ -31,8 +30,8 @@ from pipeline.progress import Silent
 from pipeline.run import run_pipeline
 from pipeline.tasks.table import load_task
 from pipeline.tracking import NullTracker
-from pipeline.train.bank import extract
 from pipeline.train.dataset import InputSpec, load_images
+from pipeline.train.extraction import extract
 
 RECIPE = Path(__file__).parents[1] / "configs" / "photos.yaml"
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -47,7 +46,7 @@ def frozen_features(manifest: Manifest) -> dict[str, np.ndarray]:
     images = load_images(manifest, targets, targets[0], 0)
     spec = InputSpec(network.image_size, network.channels, network.resize)
     trunk, batch = network.cut(FEATURES).trunk, network.row.extraction_batch
-    values = extract(trunk, images, spec, Policy(), [0], batch, Silent(), "features").values[0]
+    values = extract(trunk, images, spec, batch, Silent(), "features")
     return dict(zip(manifest.column("id"), values, strict=True))
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.augment.policy import Policy
     from pipeline.models.network import Network
     from pipeline.tasks.base import Task
+    from pipeline.train.bank.store import FeatureStore
 
 #: Images beside their variants in `augment.png`.
 PREVIEW_IMAGES = 6
@@ -133,7 +134,7 @@ class Conductor:
             network = self._network(manifest, precision)
             outcome = train(
                 network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
-                seed=self.config.seed, progress=self.progress, on_epoch=on_epoch,
+                seed=self.config.seed, store=self._bank(), progress=self.progress, on_epoch=on_epoch,
             )  # fmt: skip
         first = next((row["epoch"] for row in outcome.history if row["phase"] == "fine_tune"), None)
         if first is not None:
@@ -217,6 +218,11 @@ class Conductor:
         if ignored:
             self.progress.say(f"augmentations not valid for {self.config.task} are left out: {', '.join(ignored)}")
         return policy.for_task(self.config.task)
+
+    def _bank(self) -> FeatureStore:
+        from pipeline.train.bank.store import GIB, FeatureStore
+
+        return FeatureStore(self.root / ".cache" / "features", int(self.config.train.bank.budget_gb * GIB))
 
     def _network(self, manifest: Manifest, precision: str = "float32") -> Network:
         from pipeline.models.network import build_network

@@ -160,19 +160,37 @@ class FineTuneConfig(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled (AdamW)")
 
 
+class BankConfig(Section):
+    """What the frozen part of the network answers, kept on disk between runs."""
+
+    budget_gb: float = Field(
+        20.0, ge=0, description="GiB on disk for all features; what would not fit is computed live, on the same views"
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="of augmented views; float16: half the disk, not bit for bit what live training sees"
+    )
+
+
 class TrainConfig(Section):
     """Section `train`: how the weights are found."""
 
     batch_size: int = Field(32, ge=1, le=65536, description="images a step")
     features: Literal["bank", "live"] = Field(
-        "bank", description="head phase: compute the frozen network once per image and view, or anew every epoch"
+        "bank",
+        description="bank: frozen layers once per image and view, and kept; live: fresh views each epoch",
     )
+    bank: BankConfig = Field(BankConfig(), description="for features: bank")
     class_weights: Literal["balanced", "none"] = Field(
         "balanced", description="balanced: rare classes weigh more in the loss"
     )
     label_smoothing: Fraction = Field(0.0, description="share of the target spread over all classes")
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup, 0 is off")
-    cutmix: float = Field(0.0, ge=0, le=10, description="alpha of cutmix, 0 is off; needs features: live")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="alpha of cutmix, 0 is off; in a bank boxes of features are pasted",
+    )
     ema: Fraction = Field(0.0, description="momentum of the moving average of the weights, 0 is off")
     patience: Epochs = Field(10, description="epochs without a better validation loss before a phase ends; 0: never")
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
@@ -183,12 +201,6 @@ class TrainConfig(Section):
     def _something_to_do(self) -> TrainConfig:
         if not (self.head.epochs or self.fine_tune.epochs):
             raise ValueError("head.epochs and fine_tune.epochs are both 0, so nothing would be trained; raise one")
-        return self
-
-    @model_validator(mode="after")
-    def _cutmix_needs_pixels(self) -> TrainConfig:
-        if self.cutmix and self.features == "bank" and self.head.epochs:
-            raise ValueError("cutmix cuts pixels, which a bank of features no longer has; set train.features=live")
         return self
 
 

@@ -90,6 +90,11 @@ def text_digest(*parts: str) -> str:
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def json_digest(document: Any) -> str:
+    """Returns the SHA-256 of a JSON document, in hex; the order of its keys does not count."""
+    return text_digest(json.dumps(document, sort_keys=True, ensure_ascii=False))
+
+
 def keyed_seed(*parts: object) -> int:
     """Returns a seed in [0, 2**63) that depends on the parts alone: the same on every machine and in every process."""
     return int(text_digest(*(str(part) for part in parts))[:16], 16) >> 1

@@ -214,7 +214,6 @@ def test_a_date_is_text(tmp_path: Path) -> None:
         ("ingest: {split: {validation: 0}}", "ingest.split.validation: "),
         ("ingest: {split: {test: 1}}", "ingest.split.test: "),
         ("ingest: {on_bad: skip}", "ingest.on_bad: "),
-        ("train: {cutmix: 1.0}", "train: cutmix cuts pixels"),
         ("model: {image_size: [64]}", "model.image_size: "),
         ("model: {image_size: [64, 64, 64]}", "model.image_size: "),
         ("model: {image_size: 0}", "model.image_size: "),
@@ -228,13 +227,6 @@ def test_a_date_is_text(tmp_path: Path) -> None:
 )
 def test_a_value_that_cannot_be_names_its_key(text: str, key: str, tmp_path: Path) -> None:
     assert refusal(tmp_path, text).startswith(key)
-
-
-@pytest.mark.parametrize(
-    "train", ["{cutmix: 1.0, features: live}", "{cutmix: 1.0, head: {epochs: 0}, fine_tune: {epochs: 1}}"]
-)
-def test_cutmix_goes_where_pixels_are(train: str, tmp_path: Path) -> None:
-    assert load(tmp_path, f"train: {train}").train.cutmix == 1
 
 
 def test_several_problems_are_counted(tmp_path: Path) -> None:

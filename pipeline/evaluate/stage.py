@@ -5,13 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from pipeline.augment.policy import Policy
 from pipeline.config import EvaluateConfig, Resize
 from pipeline.ingest.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.tasks.base import Evaluation, Task
-from pipeline.train.bank import extract
 from pipeline.train.dataset import Images, InputSpec, naming_bad_images
+from pipeline.train.extraction import extract
 
 
 def evaluate(
@@ -32,7 +31,8 @@ def predict_logits(
     """Returns the logits of every image of the manifest as it is, `(N, C)` float32, in the manifest's order."""
     height, width, channels = model.input_shape[1:]
     nothing = np.zeros((len(manifest), 0), np.float32)
-    images = Images(manifest.column("path"), np.zeros(len(manifest), np.int64), nothing, nothing[:0])
+    seeds = np.zeros(len(manifest), np.int64)
+    images = Images(manifest.column("path"), manifest.column("sha256"), seeds, nothing, nothing[:0])
     spec = InputSpec((height, width), channels, resize)
     with naming_bad_images(images.paths):
-        return extract(model, images, spec, Policy(), [0], batch_size, progress, "evaluate").values[0]
+        return extract(model, images, spec, batch_size, progress, "evaluate")

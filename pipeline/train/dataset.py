@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from pipeline.augment.policy import Policy
 from pipeline.config import Resize
 from pipeline.errors import DataError
-from pipeline.files import keyed_seed
+from pipeline.files import file_digest, keyed_seed
 from pipeline.images.graph import decode_image
 from pipeline.ingest.manifest import Manifest
 
@@ -39,12 +40,14 @@ class Images:
 
     Attributes:
         paths: N files.
+        contents: SHA-256 of each file's bytes, in hex, as ingest saw them.
         seeds: `(N,)` int64, made from each image's content: the root of its augmented views.
         targets: `(N, C)` float32.
         weights: `(C,)` float32, the loss weight of each class.
     """
 
     paths: Sequence[str]
+    contents: Sequence[str]
     seeds: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
@@ -56,12 +59,36 @@ class Images:
 
 def load_images(manifest: Manifest, targets: np.ndarray, weights: np.ndarray, view_seed: int) -> Images:
     """Returns the images of manifest rows, `targets` in the same order."""
-    seeds = np.array([keyed_seed(view_seed, digest) for digest in manifest.column("sha256")], dtype=np.int64)
-    return Images(manifest.column("path"), seeds, targets, weights)
+    paths, digests = manifest.column("path"), manifest.column("sha256")
+    seeds = np.array([keyed_seed(view_seed, digest) for digest in digests], dtype=np.int64)
+    stored_anew = manifest.column("transcoded")  # such a file has the name of its own digest
+    contents = [
+        Path(path).stem if anew else digest for path, digest, anew in zip(paths, digests, stored_anew, strict=True)
+    ]
+    return Images(paths, contents, seeds, targets, weights)
+
+
+def check_unchanged(images: Images, rows: Iterable[int]) -> None:
+    """Looks whether files still hold what ingest saw in them.
+
+    Raises:
+        DataError: One does not, or is gone.
+    """
+    for row in rows:
+        path = Path(images.paths[row])
+        try:
+            same = file_digest(path) == images.contents[row]
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(f"{path} is not what it was at ingest; run all stages anew")
 
 
 def view_seeds(seeds: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-    """Returns the augmentation seed of each image's view, `(N,)` int64 >= 0; the same for equal content and view."""
+    """Returns the augmentation seeds of images' views, int64 >= 0, of the two shapes broadcast.
+
+    They are the same for equal content and view.
+    """
     mixed = tf.bitwise.bitwise_xor(seeds, tf.cast(view, tf.int64) * tf.constant(_STRIDE, tf.int64))
     return tf.bitwise.bitwise_and(mixed, tf.constant(2**63 - 1, tf.int64))
 
@@ -73,36 +100,68 @@ def epoch_order(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     )
 
 
+def epoch_views(count: int, seed: int, epoch: tf.Tensor, kept: int | None) -> tf.Tensor:
+    """Returns the view that an epoch shows of each image, `(count,)` int32, a pure function of (seed, epoch).
+
+    One of the image itself and `kept` augmented views, or with None a view that no other epoch shows, `epoch + 1`.
+    """
+    if kept is None:
+        return tf.fill([count], tf.cast(epoch, tf.int32) + 1)
+    key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
+    return tf.random.stateless_uniform([count], key, maxval=kept + 1, dtype=tf.int32)
+
+
 def view_batches(images: Images, spec: InputSpec, policy: Policy, view: int, batch_size: int) -> tf.data.Dataset:
     """Returns batches of one view of every image, in their order: `(B, H, W, C)` float32 in [0, 255].
 
     View 0 is the image as it is; any other is its augmentation by that number.
     """
-    rows = tf.data.Dataset.from_tensor_slices((list(images.paths), images.seeds))
-    batches = rows.map(_reader(spec), tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
-    augment = _augmenter(spec, policy if view else Policy())
-    return batches.map(lambda pixels, seeds: augment(pixels, seeds, view), 2, deterministic=True).prefetch(2)
+    return chosen_batches(images, spec, policy, np.full((len(images), 1), view), batch_size)
+
+
+def chosen_batches(
+    images: Images, spec: InputSpec, policy: Policy, views: Sequence[Sequence[int]] | np.ndarray, batch_size: int
+) -> tf.data.Dataset:
+    """Returns batches of some views of each image, image by image: `(B, H, W, C)` float32 in [0, 255].
+
+    An image is decoded once for all of its views.
+    """
+    lengths = [len(wanted) for wanted in views]
+    flat = np.array([view for wanted in views for view in wanted], np.int32)
+    files = [path for path, length in zip(images.paths, lengths, strict=True) if length]
+    pixels = tf.data.Dataset.from_tensor_slices(files or np.empty(0, str)).map(
+        _reader(spec), tf.data.AUTOTUNE, deterministic=True
+    )
+    seeds = np.repeat(images.seeds, lengths)
+    if any(length > 1 for length in lengths):
+        pixels = tf.data.Dataset.zip(pixels, tf.data.Dataset.from_tensor_slices(np.array(list(filter(None, lengths)))))
+        pixels = pixels.flat_map(lambda image, length: tf.data.Dataset.from_tensors(image).repeat(length))
+    rows = tf.data.Dataset.zip(pixels, *map(tf.data.Dataset.from_tensor_slices, (seeds, flat)))
+    augment = _augmenter(spec, policy if flat.any() else Policy())
+    return rows.batch(batch_size).map(augment, 2, deterministic=True).prefetch(2)
 
 
 def live_batches(
-    images: Images, spec: InputSpec, policy: Policy, *, seed: int, epochs: range, batch_size: int
-) -> tf.data.Dataset:
+    images: Images, spec: InputSpec, policy: Policy, *, seed: int, epochs: range, batch_size: int,
+    kept: int | None = None,
+) -> tf.data.Dataset:  # fmt: skip
     """Returns (pixels, targets, loss weights) for the epochs, one after the other, each image once an epoch.
 
-    Order and views are fresh in every epoch: epoch `e` shows view `e + 1`. A batch never crosses into the next epoch.
+    The order is fresh in every epoch, the views are those of `epoch_views`. A batch never crosses into the next epoch.
     """
     paths, seeds = tf.constant(list(images.paths)), tf.constant(images.seeds)
     targets, weights = tf.constant(images.targets), tf.constant(images.weights)
     read, augment = _reader(spec), _augmenter(spec, policy)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.data.Dataset.from_tensor_slices(epoch_order(len(images), seed, epoch))
-        pixels = rows.map(
-            lambda row: (*read(paths[row], seeds[row]), targets[row]), tf.data.AUTOTUNE, deterministic=True
+        order = epoch_order(len(images), seed, epoch)
+        views = tf.gather(epoch_views(len(images), seed, epoch, kept), order)
+        pixels = tf.data.Dataset.from_tensor_slices((order, views)).map(
+            lambda row, view: (read(paths[row]), seeds[row], view, targets[row]), tf.data.AUTOTUNE, deterministic=True
         )
         return pixels.batch(batch_size).map(
-            lambda pixels, roots, wanted: (
-                augment(pixels, roots, epoch + 1), wanted, tf.linalg.matvec(wanted, weights)
+            lambda pixels, roots, views, wanted: (
+                augment(pixels, roots, views), wanted, tf.linalg.matvec(wanted, weights)
             ),
             2,
             deterministic=True,
@@ -150,23 +209,25 @@ def preview_images(manifest: Manifest, spec: InputSpec, count: int) -> tuple[lis
     return [tf.cast(tf.round(image), tf.uint8).numpy() for image in pixels], [labels[row] for row in rows]
 
 
-def _reader(spec: InputSpec) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    def read(path: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return spec.decode(tf.io.read_file(path)), seed
-
-    return read
+def _reader(spec: InputSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda path: spec.decode(tf.io.read_file(path))
 
 
 def _augmenter(spec: InputSpec, policy: Policy) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a graph function (pixels, seeds, view) -> pixels of the same shape, float32 in [0, 255]."""
+    """Returns a graph function (pixels, seeds, views) -> pixels, both float32 in [0, 255]; those of view 0 stay."""
     shape = (None, *spec.image_size, spec.channels)
 
-    def augment(pixels: tf.Tensor, seeds: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+    def apply(pixels: np.ndarray, seeds: np.ndarray, views: np.ndarray) -> np.ndarray:
+        changed = pixels.copy()
+        rows = np.flatnonzero(views)
+        changed[rows] = policy.apply_batch(np.rint(pixels[rows]).astype(np.uint8), seeds[rows])
+        return changed
+
+    def augment(pixels: tf.Tensor, seeds: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
         if not policy:
             return pixels
         # One call a batch: a call an image costs as much as the augmentation itself.
-        whole = tf.cast(tf.round(pixels), tf.uint8)
-        changed = tf.numpy_function(policy.apply_batch, (whole, view_seeds(seeds, view)), tf.uint8, stateful=False)
-        return tf.ensure_shape(tf.cast(changed, tf.float32), shape)
+        changed = tf.numpy_function(apply, (pixels, view_seeds(seeds, views), views), tf.float32, stateful=False)
+        return tf.ensure_shape(changed, shape)
 
     return augment

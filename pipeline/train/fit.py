@@ -16,10 +16,13 @@ from pipeline.augment.policy import Policy
 from pipeline.config import AugmentConfig, FineTuneConfig, HeadPhaseConfig, TrainConfig
 from pipeline.errors import ModelError
 from pipeline.ingest.manifest import Manifest
+from pipeline.models.cuts import INPUT
 from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress
 from pipeline.tasks.base import Task
-from pipeline.train.bank import Features, extract, feature_batches
+from pipeline.train.bank.features import feature_batches, plain_batches
+from pipeline.train.bank.fill import Bank, Wanted
+from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
 from pipeline.train.mixing import mix_batches
 from pipeline.train.optimizer import build_optimizer, rate_multipliers
@@ -51,6 +54,7 @@ class _Data:
     validation: Images
     spec: InputSpec
     policy: Policy
+    kept: int
 
 
 def strategy_scope(name: str) -> AbstractContextManager[object]:
@@ -60,7 +64,7 @@ def strategy_scope(name: str) -> AbstractContextManager[object]:
 
 def train(
     network: Network, task: Task, manifest: Manifest, policy: Policy, augment: AugmentConfig, config: TrainConfig,
-    *, seed: int, progress: Progress, on_epoch: Callable[[EpochRow], None] = lambda row: None,
+    *, seed: int, store: FeatureStore, progress: Progress, on_epoch: Callable[[EpochRow], None] = lambda row: None,
 ) -> TrainResult:  # fmt: skip
     """Returns the history of training `network` in place; the weights of the best validation loss are kept.
 
@@ -72,19 +76,20 @@ def train(
         augment: Number and seed of the views in the bank.
         config: Both phases.
         seed: Of order, mixing and the choice of views.
+        store: The feature bank.
         progress: Shown a bar for each thing that takes long.
         on_epoch: Called with each row of the history as it is made.
 
     Raises:
         ModelError: `config.fine_tune.from` names no cut, or the loss is never finite.
-        DataError: TensorFlow cannot decode an image.
+        DataError: TensorFlow cannot decode an image, or one is not what it was at ingest.
     """
     began = time.perf_counter()
     data = _load(network, task, manifest, policy, augment, config)
-    trainer = _Trainer(network, task, config, data, seed, progress, on_epoch)
+    trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch)
     with naming_bad_images([*data.train.paths, *data.validation.paths]):
         if config.head.epochs:
-            trainer.head_phase(augment.views if policy else 0)
+            trainer.head_phase()
         if config.fine_tune.epochs:
             trainer.fine_tune_phase()
     return TrainResult(tuple(trainer.history), time.perf_counter() - began, trainer.forward_passes)
@@ -99,35 +104,29 @@ def _load(
         return load_images(rows, targets, task.target_weights(targets, scheme), augment.seed)
 
     spec = InputSpec(network.image_size, network.channels, network.resize)
-    return _Data(images("train", config.class_weights), images("validation", "none"), spec, policy)
+    kept = augment.views if policy else 0
+    return _Data(images("train", config.class_weights), images("validation", "none"), spec, policy, kept)
 
 
 class _Trainer:
     """The two phases and what passes from one to the next."""
 
     def __init__(
-        self, network: Network, task: Task, config: TrainConfig, data: _Data, seed: int, progress: Progress,
-        on_epoch: Callable[[EpochRow], None],
+        self, network: Network, task: Task, config: TrainConfig, data: _Data, seed: int, store: FeatureStore,
+        progress: Progress, on_epoch: Callable[[EpochRow], None],
     ) -> None:  # fmt: skip
         self.network, self.task, self.config, self.data = network, task, config, data
-        self.seed, self.progress, self.on_epoch = seed, progress, on_epoch
+        self.seed, self.store, self.progress, self.on_epoch = seed, store, progress, on_epoch
         self.history: list[EpochRow] = []
         self.forward_passes = 0
 
-    def head_phase(self, views: int) -> None:
+    def head_phase(self) -> None:
         """Trains the classifier alone."""
-        cut, phase = self.network.cut(FEATURES), self.config.head
-        epochs = range(phase.epochs)
         if self.config.features == "live":
-            return self._fit_live("head", cut, phase, [])
-        train = self._extract(cut, self.data.train, range(views + 1), "features of train")
-        validation = self._extract(cut, self.data.validation, [0], "features of validation")
-        batches = feature_batches(train, seed=self.seed, epochs=epochs, batch_size=self.config.batch_size)
-        held_out = tf.data.Dataset.from_tensor_slices((validation.values[0], self.data.validation.targets))
-        # A model of its own: compiling the classifier would put this phase's optimizer into the saved network.
-        features = keras.Input(cut.top.input_shape[1:])
-        head = keras.Model(features, cut.top(features))
-        return self._fit("head", head, batches, held_out.batch(1024), phase, [])
+            return self._fit_live("head", self.network.cut(FEATURES), self.config.head, [])
+        # Cutmix pastes a box: into feature maps here, which must not have been pooled then.
+        cut = self.network.cut(1.0 if self.config.cutmix else FEATURES)
+        return self._fit_top("head", cut, self.config.head, [])
 
     def fine_tune_phase(self) -> None:
         """Trains what is above the cut; keeps the head phase's weights should this make validation worse."""
@@ -136,7 +135,8 @@ class _Trainer:
         cut = self.network.cut(phase.from_)
         frozen = {id(layer) for layer in cut.trunk._flatten_layers()}
         trained = [layer for layer in self.network.backbone.layers if id(layer) not in frozen]
-        self._fit_live("fine_tune", cut, phase, trained)
+        live = self.config.features == "live" or cut.name == INPUT  # with nothing frozen there is nothing to keep
+        (self._fit_live if live else self._fit_top)("fine_tune", cut, phase, trained)
         if best_before < self._best_loss("fine_tune"):
             self.network.full.set_weights(before)
             self.progress.say("fine-tuning did not lower the validation loss; the head phase's weights are kept")
@@ -145,22 +145,42 @@ class _Trainer:
         losses = [float(row["validation/loss"]) for row in self.history if row["phase"] == phase]
         return min(filter(math.isfinite, losses), default=math.inf)
 
-    def _extract(self, cut: Cut, images: Images, views: Sequence[int], title: str) -> Features:
-        self.forward_passes += len(views) * len(images)
-        batch = self.network.row.extraction_batch
-        return extract(cut.trunk, images, self.data.spec, self.data.policy, views, batch, self.progress, title)
+    def _fit_top(
+        self, name: str, cut: Cut, phase: HeadPhaseConfig | FineTuneConfig, trained: Sequence[keras.layers.Layer]
+    ) -> None:
+        """Trains the top on what the trunk answers once for each image and view."""
+        first, shape = len(self.history), cut.top.input_shape[1:]
+        bank = Bank(
+            self.store, cut.trunk, self.data.spec, self.data.policy, batch_size=self.network.row.extraction_batch,
+            dtype=self.config.bank.dtype, title=f"{self.network.row.name} to {cut.name}",
+        )  # fmt: skip
+        wanted = [Wanted(self.data.train, self.data.kept), Wanted(self.data.validation)]
+        train, validation = bank.open(wanted, self.progress, f"features of {name}")
+        batches = feature_batches(
+            train, shape, seed=self.seed, epochs=range(first, first + phase.epochs), batch_size=self.config.batch_size
+        )
+        # A model of its own: compiling the classifier would put this phase's optimizer into the saved network.
+        features = keras.Input(shape, dtype=cut.top.input.dtype)
+        top = keras.Model(features, cut.top(features))
+        self._fit(name, top, batches, plain_batches(validation, shape), phase, trained)
+        self.forward_passes += bank.forward_passes
 
     def _fit_live(
         self, name: str, cut: Cut, phase: HeadPhaseConfig | FineTuneConfig, trained: Sequence[keras.layers.Layer]
     ) -> None:
-        """Trains the top while the trunk answers anew in every epoch."""
+        """Trains the top while the trunk answers anew, to fresh views, in every epoch."""
         first = len(self.history)
         batches = live_batches(
             self.data.train, self.data.spec, self.data.policy,
             seed=self.seed, epochs=range(first, first + phase.epochs), batch_size=self.config.batch_size,
         )  # fmt: skip
+        images = len(self.data.train) + len(self.data.validation)
+        self.progress.say(
+            f"{name}: live, {images:,} images an epoch, fresh views in each; "
+            f"{phase.epochs * images:,} forward passes in {phase.epochs} epochs"
+        )
         self._fit(name, self._join(cut), batches, self._validation_pixels(), phase, trained)
-        self.forward_passes += (len(self.history) - first) * (len(self.data.train) + len(self.data.validation))
+        self.forward_passes += (len(self.history) - first) * images
 
     def _validation_pixels(self) -> tf.data.Dataset:
         images = self.data.validation

@@ -10,10 +10,14 @@ from PIL import Image
 from pipeline.augment.policy import Policy, load_policy
 from pipeline.config import Resize
 from pipeline.errors import DataError
+from pipeline.files import file_digest
 from pipeline.train.dataset import (
     Images,
     InputSpec,
+    check_unchanged,
+    chosen_batches,
     epoch_order,
+    epoch_views,
     live_batches,
     naming_bad_images,
     view_batches,
@@ -31,6 +35,7 @@ def images(tmp_path: Path) -> Images:
         Image.new("RGB", (8, 6), (number * 30,) * 3).save(tmp_path / f"{number}.png")
     return Images(
         paths=[str(tmp_path / f"{number}.png") for number in range(7)],
+        contents=[file_digest(tmp_path / f"{number}.png") for number in range(7)],
         seeds=np.arange(7, dtype=np.int64) * 1_000_003,
         targets=np.eye(7, dtype=np.float32),
         weights=np.linspace(1, 2, 7, dtype=np.float32),
@@ -86,6 +91,37 @@ def test_views_are_what_the_policy_makes_of_their_seeds(images: Images) -> None:
     seeds = view_seeds(tf.constant(images.seeds), tf.constant(2)).numpy()
     expected = NOISY.apply_batch(plain.astype(np.uint8), seeds)
     np.testing.assert_array_equal(np.concatenate(list(view_batches(images, SPEC, NOISY, 2, batch_size=2))), expected)
+
+
+def test_chosen_views_stand_image_by_image(images: Images) -> None:
+    wanted: list[list[int]] = [[0, 3], [], [2], [0], [1, 2, 5], [], [4]]
+    found = np.concatenate(list(chosen_batches(images, SPEC, NOISY, wanted, 3)))
+    views = {view: np.concatenate(list(view_batches(images, SPEC, NOISY, view, 7))) for view in range(6)}
+    expected = [views[view][image] for image, chosen in enumerate(wanted) for view in chosen]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_live_batches_can_show_the_views_of_a_bank(images: Images) -> None:
+    views = {view: np.concatenate(list(view_batches(images, SPEC, NOISY, view, 7))) for view in range(3)}
+    seen = set()
+    for epoch in range(6):
+        shows = epoch_views(7, 3, tf.constant(epoch), 2).numpy()
+        batches = live_batches(images, SPEC, NOISY, seed=3, epochs=range(epoch, epoch + 1), batch_size=4, kept=2)
+        for pixels, targets, _ in batches:
+            for image, number in zip(pixels, targets.numpy().argmax(axis=1), strict=True):
+                np.testing.assert_array_equal(image, views[shows[number]][number])
+        seen.add(tuple(shows))
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("fault", ["changed", "vanished"])
+def test_a_file_that_is_not_what_ingest_saw_is_named(images: Images, fault: str) -> None:
+    check_unchanged(images, range(7))
+    other = Path(images.paths[2])
+    other.write_bytes(Path(images.paths[3]).read_bytes()) if fault == "changed" else other.unlink()
+    check_unchanged(images, [0, 1, 3])
+    with pytest.raises(DataError, match=r"2\.png is not what it was at ingest"):
+        check_unchanged(images, range(7))
 
 
 @pytest.mark.parametrize("fault", ["damaged", "vanished"])

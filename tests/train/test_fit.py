@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from PIL import Image
 
 from pipeline.augment.policy import Policy, load_policy
 from pipeline.config import AugmentConfig, Config, build_config
+from pipeline.files import file_digest
 from pipeline.ingest.manifest import Manifest, build_manifest
 from pipeline.models.network import Network, build_network
 from pipeline.progress import Silent
 from pipeline.tasks.table import load_task
+from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import InputSpec, load_images, view_batches
 from pipeline.train.fit import TrainResult, train
 
@@ -46,8 +50,8 @@ def make_manifest(root: Path, relabel: Callable[[str, str], str]) -> Manifest:
             split = "test" if number < 4 else "validation" if number < 8 else "train"
             rows.append(
                 {"id": path.name, "path": str(path), "label": relabel(label, split), "split": split,
-                 "sha256": path.name, "cluster": path.name, "width": 8, "height": 8, "format": "PNG", "mode": "L",
-                 "bytes": 1}
+                 "sha256": file_digest(path), "cluster": path.name, "width": 8, "height": 8, "format": "PNG",
+                 "mode": "L", "bytes": 1}
             )  # fmt: skip
     return build_manifest(rows)
 
@@ -59,12 +63,16 @@ def recipe(**train: object) -> Config:
 
 
 def fit(
-    manifest: Manifest, config: Config, *, policy: Policy | None = None, seed: int = 0
-) -> tuple[Network, TrainResult]:
+    manifest: Manifest, config: Config, *, policy: Policy | None = None, seed: int = 0,
+    store: FeatureStore | None = None, **options: Any,
+) -> tuple[Network, TrainResult]:  # fmt: skip
+    """Trains with an empty bank, unless one is given."""
     network = build_network(config.model, TASK, 3, seed=seed, weights=None)
-    outcome = train(
-        network, TASK, manifest, policy or Policy(), AugmentConfig(views=1), config.train, seed=seed, progress=Silent()
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = train(
+            network, TASK, manifest, policy or Policy(), AugmentConfig(views=1), config.train, seed=seed,
+            store=store or FeatureStore(Path(folder)), **{"progress": Silent(), **options},
+        )  # fmt: skip
     return network, outcome
 
 
@@ -85,11 +93,7 @@ def test_the_head_learns_and_the_backbone_stays(manifest: Manifest) -> None:
 def test_both_phases_are_one_count_of_epochs(manifest: Manifest) -> None:
     told: list[object] = []
     config = recipe(head=HEAD | {"epochs": 2}, fine_tune=FINE)
-    network = build_network(config.model, TASK, 3, seed=0, weights=None)
-    outcome = train(
-        network, TASK, manifest, Policy(), AugmentConfig(), config.train,
-        seed=0, progress=Silent(), on_epoch=told.append,
-    )  # fmt: skip
+    _, outcome = fit(manifest, config, on_epoch=told.append)
     assert [(row["epoch"], row["phase"]) for row in outcome.history] == [
         (1, "head"), (2, "head"), (3, "fine_tune"), (4, "fine_tune"),
     ]  # fmt: skip
@@ -113,14 +117,15 @@ def test_fine_tuning_changes_what_is_above_the_cut_only(manifest: Manifest) -> N
 def test_forward_passes_are_those_that_were_made(manifest: Manifest) -> None:
     noise = load_policy(["noise"])
     _, bank = fit(manifest, recipe(head=HEAD, fine_tune=FINE), policy=noise)
-    assert bank.forward_passes == (2 * 40 + 12) + 2 * 52  # two views of train; then the trunk in two epochs
+    assert bank.forward_passes == 2 * (2 * 40 + 12)  # two views of train, through both trunks
     _, live = fit(manifest, recipe(head=HEAD | {"epochs": 3}, features="live"), policy=noise)
     assert live.forward_passes == 3 * 52
 
 
-def test_cutmix_reaches_the_training(manifest: Manifest) -> None:
-    plain, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features="live"))
-    cut, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features="live", cutmix=1.0))
+@pytest.mark.parametrize("features", ["live", "bank"])
+def test_cutmix_reaches_the_training(manifest: Manifest, features: str) -> None:
+    plain, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features=features))
+    cut, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features=features, cutmix=1.0))
     assert not np.allclose(plain.classifier.get_weights()[0], cut.classifier.get_weights()[0])
 
 
@@ -161,8 +166,7 @@ def test_a_fine_tuning_that_harms_is_taken_back(contrary: Manifest) -> None:
 
     head = HEAD | {"epochs": 1, "learning_rate": 1e-4}
     config = recipe(head=head, fine_tune=FINE | {"learning_rate": 0.1, "warmup_epochs": 0, "rate_at_cut": 1.0})
-    network = build_network(config.model, TASK, 3, seed=0, weights=None)
-    train(network, TASK, contrary, Policy(), AugmentConfig(views=1), config.train, seed=0, progress=Listener())
+    network, _ = fit(contrary, config, progress=Listener())
     head_only, _ = fit(contrary, recipe(head=head))
     for one, other in zip(network.full.get_weights(), head_only.full.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

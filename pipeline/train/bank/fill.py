@@ -1,0 +1,281 @@
+"""From what is wanted to what is there: missing rows are computed, once, and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.augment.policy import Policy
+from pipeline.errors import ModelError
+from pipeline.progress import Progress
+from pipeline.train.bank.features import BankedFeatures, ComputedFeatures, Features
+from pipeline.train.bank.keys import row_keys, trunk_description, view_keys
+from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
+from pipeline.train.bank.store import FeatureStore, in_words, mark_used
+from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
+from pipeline.train.extraction import measure_speed, padded_forward
+
+#: Rows, and bytes, that are computed before they are committed: what a killed process loses at most.
+CHUNK_ROWS, CHUNK_BYTES = 64, 32 * 2**20
+
+#: For how long the speed is measured, from the second batch on: the first builds the graph.
+MEASURED_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Images whose features are wanted: as they are, and `kept` augmented views of each."""
+
+    images: Images
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the two shelves hold of what is wanted, set by set.
+
+    Attributes:
+        plain, views: The rows of both shelves.
+        places: `(N,)` and `(K, N)` for each set; -1 where a row is missing.
+    """
+
+    plain: Rows
+    views: Rows
+    places: Sequence[tuple[Places, Places]]
+
+    def files(self) -> set[Path]:
+        """Returns the index files of the segments that are used."""
+        used: set[Path] = set()
+        for plain, views in self.places:
+            used |= self.plain.files(plain) | self.views.files(views)
+        return used
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """What must be computed: some views of each image, image by image.
+
+    Attributes:
+        images: All images of all sets.
+        views: For each image the numbers of its views that are missing, 0 for the image as it is.
+        keys: Of all these, one after the other.
+        augmented: Likewise, whether it is an augmented view.
+        rows: Likewise, the image's number.
+    """
+
+    images: Images
+    views: Sequence[Sequence[int]]
+    keys: Keys
+    augmented: np.ndarray
+    rows: np.ndarray
+
+
+class Bank:
+    """The features of one trunk: two shelves, of images as they are and of augmented views.
+
+    Args:
+        store: Where they are kept.
+        trunk: Raw pixels -> features.
+        spec: What the trunk takes.
+        policy: Makes an augmented view of an image.
+        batch_size: The one that is always computed.
+        dtype: Of augmented views on disk; images as they are, which are evaluated too, always have float32.
+        title: Names backbone and cut, for people.
+
+    Attributes:
+        forward_passes: Images passed through the trunk so far, an augmented view counted as an image.
+    """
+
+    def __init__(
+        self, store: FeatureStore, trunk: keras.Model, spec: InputSpec, policy: Policy, *, batch_size: int,
+        dtype: str, title: str,
+    ) -> None:  # fmt: skip
+        self._store, self._spec, self._policy, self._batch_size = store, spec, policy, batch_size
+        self._forward = padded_forward(trunk, batch_size)
+        common = trunk_description(trunk, spec, batch_size=batch_size) | {"title": title}
+        plain = common | {"dtype": "float32", "policy": None, "transforms": []}
+        views = common | {"dtype": dtype, "policy": policy.digest, "transforms": policy.describe()}
+        self._descriptions = (plain, views)
+        self._shelves: tuple[Shelf, Shelf] = (store.shelf(plain), store.shelf(views))
+        self.forward_passes = 0
+
+    def open(self, wanted: Sequence[Wanted], progress: Progress, title: str) -> list[Features]:
+        """Returns the features of each set, from the bank; computed batch by batch where the bank cannot hold them.
+
+        Which of the two makes no difference to the rows, but for float16. One line says what is to be done, with a
+        speed that is measured on the first batches, and why.
+
+        Raises:
+            DataError: A file is not what it was at ingest.
+            ModelError: A feature is too large for float16.
+        """
+        keys = [self._keys(of) for of in wanted]
+        found = self._find(keys)
+        missing = self._missing(wanted, keys, found)
+        reason = self._store.missing_room(self._bytes(missing), found.files())
+        what = _in_words(title, wanted)
+        if reason:
+            return self._computed(wanted, progress, f"{what}; live, since {reason}")
+        if len(missing.keys):
+            found = self._fill(wanted, keys, progress, title)
+        else:
+            progress.say(f"{what}; 0 forward passes, the bank has them all")
+        mark_used(found.files())
+        sets = zip(wanted, found.places, strict=True)
+        return [BankedFeatures(of.images, found.plain, plain, found.views, views) for of, (plain, views) in sets]
+
+    def _keys(self, wanted: Wanted) -> tuple[Keys, Keys]:
+        """Returns the keys `(N,)` of the images and `(K, N)` of their views."""
+        contents, numbers = wanted.images.contents, np.arange(1, wanted.kept + 1)
+        seeds = view_seeds(tf.constant(wanted.images.seeds)[None], tf.constant(numbers)[:, None]).numpy()
+        return row_keys(contents), view_keys(contents, self._policy, seeds)
+
+    def _find(self, keys: Sequence[tuple[Keys, Keys]], *, trusted: bool = False) -> _Found:
+        """Returns what there is; rows that were damaged on the disk do not count, unless all were just looked at."""
+        plain, views = (shelf.open() for shelf in self._shelves)
+        look = Rows.find if trusted else Rows.find_intact
+        return _Found(plain, views, [(look(plain, of_plain), look(views, of_views)) for of_plain, of_views in keys])
+
+    def _missing(self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], found: _Found) -> _Missing:
+        """Returns what there is not, each key once though two images may be equal."""
+        views: list[list[int]] = []
+        entries: list[tuple[bytes, int, int]] = []
+        seen: set[bytes] = set()
+        for of_keys, of_places in zip(keys, found.places, strict=True):
+            both = np.concatenate([of_keys[0][None], of_keys[1]])  # (1 + K, N)
+            absent = np.concatenate([of_places[0][None], of_places[1]]) < 0
+            for image in range(both.shape[1]):
+                todo = [view for view in np.flatnonzero(absent[:, image]).tolist() if both[view, image] not in seen]
+                seen.update(both[view, image] for view in todo)
+                entries += [(both[view, image], view, len(views)) for view in todo]
+                views.append(todo)
+        images = _joined([of.images for of in wanted])
+        of_rows, numbers, rows = zip(*entries, strict=True) if entries else ((), (), ())
+        return _Missing(images, views, np.array(of_rows, KEY), np.array(numbers) > 0, np.array(rows, int))
+
+    def _bytes(self, missing: _Missing) -> int:
+        plain, views = self._shelves
+        count = int(missing.augmented.sum())
+        return count * views.row_bytes + (len(missing.keys) - count) * plain.row_bytes
+
+    def _fill(
+        self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], progress: Progress, title: str
+    ) -> _Found:
+        """Computes what is missing while no other process does; returns what there is then."""
+
+        def on_wait() -> None:
+            progress.say(f"{title}: another process computes the same features; waiting for it")
+
+        # The plain shelf first, always: two processes must not wait for each other.
+        with self._shelves[0].filling(on_wait) as plain, self._shelves[1].filling(on_wait) as views:
+            found = self._find(keys)
+            missing = self._missing(wanted, keys, found)
+            size = self._bytes(missing)
+            self._store.make_room(size, found.files())
+
+            def line(rate: float) -> str:
+                passes = f"{len(missing.keys):,} forward passes{_time(len(missing.keys), rate)}"
+                return f"{_in_words(title, wanted)}; {passes}; {in_words(size)} more in the bank"
+
+            if size:
+                self._compute(missing, (plain, views), progress, title, line)
+            return self._find(keys, trusted=True)
+
+    def _compute(
+        self, missing: _Missing, writers: Sequence[Writer], progress: Progress, title: str,
+        line: Callable[[float], str],
+    ) -> None:  # fmt: skip
+        pending: list[np.ndarray] = []
+        done = committed = 0
+        clock = _Speedometer(lambda rate: progress.say(line(rate)))
+        batches = chosen_batches(missing.images, self._spec, self._policy, missing.views, self._batch_size)
+        with progress.bar(title, len(missing.keys)) as bar:
+            for pixels in batches:
+                pending.append(self._forward(pixels))
+                done += len(pending[-1])
+                last = done == len(missing.keys)
+                clock.count(len(pending[-1]), last)
+                if last or done - committed >= CHUNK_ROWS or sum(rows.nbytes for rows in pending) >= CHUNK_BYTES:
+                    self._commit(missing, slice(committed, done), np.concatenate(pending), writers)
+                    pending, committed = [], done
+                self.forward_passes += len(pixels)
+                bar.advance(len(pixels))
+
+    def _commit(self, missing: _Missing, chunk: slice, rows: np.ndarray, writers: Sequence[Writer]) -> None:
+        check_unchanged(missing.images, sorted(set(missing.rows[chunk].tolist())))
+        augmented = missing.augmented[chunk]
+        parts = zip(writers, self._shelves, self._descriptions, (~augmented, augmented), strict=True)
+        for writer, shelf, description, which in parts:
+            if not which.any():
+                continue
+            # Infinite or not: a number that float16 turns into infinity would be a wrong row.
+            if shelf.dtype == np.float16 and np.abs(rows[which]).max() > np.finfo(np.float16).max:
+                raise ModelError("features are too large for float16; set train.bank.dtype=float32")
+            self._store.describe(shelf, description)
+            writer.commit(missing.keys[chunk][which], rows[which])
+
+    def _computed(self, wanted: Sequence[Wanted], progress: Progress, line: str) -> list[Features]:
+        rate = measure_speed(self._forward, self._spec, self._batch_size, MEASURED_SECONDS)
+        views = sum(len(of.images) for of in wanted)
+        progress.say(f"{line}; {views:,} forward passes an epoch{_time(views, rate)}")
+        return [
+            ComputedFeatures(
+                of.images, of.kept, self._spec, self._policy, self._forward, self._batch_size, self._count
+            )
+            for of in wanted
+        ]  # fmt: skip
+
+    def _count(self, images: int) -> None:
+        self.forward_passes += images
+
+
+class _Speedometer:
+    """Tells the speed once, as soon as it has been measured."""
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell: Callable[[float], None] | None = tell
+        self._began: float | None = None
+        self._images = 0
+
+    def count(self, images: int, last: bool) -> None:
+        """Counts images that were computed; at the last ones tells in any case."""
+        if self._tell is None:
+            return
+        now = time.perf_counter()
+        if self._began is None:
+            self._began = now
+        else:
+            self._images += images
+        seconds = now - self._began
+        if last or seconds >= MEASURED_SECONDS:
+            self._tell(self._images / seconds if self._images else 0.0)
+            self._tell = None
+
+
+def _joined(images: Sequence[Images]) -> Images:
+    """Returns all images of some sets, without their targets."""
+    nothing = np.zeros((sum(map(len, images)), 0), np.float32)
+    return Images(
+        [path for of in images for path in of.paths], [content for of in images for content in of.contents],
+        np.concatenate([of.seeds for of in images]), nothing, nothing[:0],
+    )  # fmt: skip
+
+
+def _in_words(title: str, wanted: Sequence[Wanted]) -> str:
+    images = sum(len(of.images) for of in wanted)
+    views = sum(len(of.images) * (1 + of.kept) for of in wanted)
+    return f"{title}: {images:,} images, {views:,} views"
+
+
+def _time(passes: int, rate: float) -> str:
+    """Returns what a measured speed means; nothing where there was too little to measure it."""
+    if not rate:
+        return ""
+    seconds = passes / rate
+    return f" at {rate:,.0f} images/s, about {f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'}"
