@@ -7,18 +7,17 @@ import json
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import PipelineError
+from pipeline.cli_group import PATH, Group
+from pipeline.cli_looking import LOOKING
 
 if TYPE_CHECKING:
     from pipeline.export.predict import Prediction
-    from pipeline.progress import Progress
     from pipeline.run import RunResult
 
 STAGE_HELP = {
@@ -30,39 +29,8 @@ STAGE_HELP = {
     "export": "Write the SavedModel.",
 }
 
-PATH = click.Path(path_type=Path)
 
-
-class _Group(click.Group):
-    """A group whose commands turn a `PipelineError` into one line on stderr and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PipelineError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
-            ctx.exit(1)
-        except BrokenPipeError:  # `| head` has seen enough; Click ends quietly
-            raise
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            reason = error.strerror or error
-            click.secho(f"error: {place}{reason}; check permissions and space", fg="red", err=True)
-            ctx.exit(1)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Returns the command of a name; a misspelt one is a usage error that offers the nearest."""
-        from pipeline.errors import nearest
-
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            ctx.fail(f"no {'stage' if self.chain else 'command'} {name!r}: {nearest(name, self.list_commands(ctx))}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="transfer-pipeline")
 def cli() -> None:
     """Retrain a vision model on a folder of labelled images.
@@ -73,7 +41,7 @@ def cli() -> None:
     """
 
 
-@cli.group(chain=True, invoke_without_command=True, cls=_Group, subcommand_metavar="[STAGE]...")
+@cli.group(chain=True, invoke_without_command=True, cls=Group, subcommand_metavar="[STAGE]...")
 @click.option("-c", "--config", type=PATH, help="Recipe (YAML). `pipeline init` writes one.")
 @click.option(
     "--data", metavar="SOURCE", help="Folder with a sub-folder a class, .csv, .parquet, tfds:NAME or sample:NAME."
@@ -212,108 +180,6 @@ def _prediction_line(prediction: Prediction, top: int) -> str:
 
 
 @cli.command()
-@click.argument("source", metavar="DIR")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor(source: str, as_json: bool) -> None:
-    """Look for what would spoil a training: bad files, copies, leaks; DIR may be any SOURCE.
-
-    Exit code 0 whatever is found; 1 when DIR itself cannot be used.
-
-    \b
-    pipeline doctor photos/
-    pipeline doctor photos/ --json | jq .problems
-    """
-    from pipeline.config import IngestConfig
-    from pipeline.ingest.doctor import diagnose, report
-
-    with _looking() as (cache, progress):
-        found = diagnose(IngestConfig(data=source), Path.cwd() / "data", cache, progress)
-    if as_json:
-        click.echo(json.dumps(found.document(), ensure_ascii=False, indent=2))
-        return
-    styles: dict[str, dict[str, Any]] = {
-        "title": {"bold": True}, "bad": {"fg": "red"}, "note": {}, "good": {"fg": "green"}
-    }  # fmt: skip
-    for kind, line in report(found):
-        click.secho(line if kind == "title" else f"  {line}", **styles[kind])
-
-
-@cli.command()
-@click.argument("path", type=PATH)
-@click.argument("other", type=PATH, required=False)
-@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
-def inspect(path: Path, other: Path | None, output: Path | None) -> None:
-    """Draw what there is to see: an image, what two images share, or a whole folder.
-
-    \b
-    pipeline inspect photo.jpg              channels, histogram, contrast, edges, pixel values
-    pipeline inspect a.jpg b.jpg            the keypoints that match
-    pipeline inspect photos/ -o data.png    classes, sizes, samples, means, duplicates
-    """
-    from pipeline.config import IngestConfig
-    from pipeline.ingest.sources.table import SUFFIXES as TABLES
-    from pipeline.ingest.stage import survey
-    from pipeline.pictures import views
-
-    output = output or Path(f"inspect-{path.resolve().stem[:200]}{f'-{other.stem[:40]}' if other else ''}.png")
-    views.check_picture_name(output)
-    for named in filter(None, (path, other)):
-        views.check_exists(named)
-    if other is not None:
-        lines = views.save_match_view(path, other, output)
-    elif path.is_file() and path.suffix.lower() not in TABLES:
-        lines = views.save_image_view(path, output)
-    else:
-        with _looking() as (cache, progress):
-            found = survey(IngestConfig(data=str(path)), Path.cwd() / "data", cache, progress)
-            views.save_dataset_view(found, output)  # what was stored anew is gone with the folder
-        lines = list(found.words())
-        if found.rejected:
-            lines.append(f"cannot be used: {len(found.rejected)} (pipeline doctor says why)")
-    click.echo("\n".join([*lines, f"picture: {output}"]))
-
-
-@contextlib.contextmanager
-def _looking() -> Iterator[tuple[Path, Progress]]:
-    """Yields where to keep what is seen of images, and where to show how far it is.
-
-    A project remembers what it has seen; elsewhere nothing is left behind.
-    """
-    from pipeline.terminal import Interrupts, TerminalProgress
-
-    cache = Path.cwd() / ".cache"
-    with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="pipeline-") as empty:
-        yield cache if cache.is_dir() else Path(empty), TerminalProgress(interrupts)
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def runs(as_json: bool) -> None:
-    """List the runs of this project, the newest first, failed ones too."""
-    from pipeline.runs import print_runs, run_rows
-
-    rows = run_rows(Path.cwd() / "runs")
-    if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-    elif rows:
-        print_runs(rows)
-    else:
-        click.echo("no runs yet; start one with: pipeline run --data FOLDER", err=True)
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def models(as_json: bool) -> None:
-    """List the backbones: size, parameters, published accuracy, weights."""
-    from pipeline.models.listing import model_rows, print_models
-
-    if as_json:
-        click.echo(json.dumps(model_rows(), indent=2))
-    else:
-        print_models(model_rows())
-
-
-@cli.command()
 @click.argument("names", nargs=-1, required=True)
 def weights(names: tuple[str, ...]) -> None:
     """Fetch and check the ImageNet weights of backbones, for machines that will have no network.
@@ -358,6 +224,10 @@ def ui(port: int) -> None:
     from pipeline.tracking import serve_ui
 
     serve_ui(Path.cwd(), port)
+
+
+for _command in LOOKING:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,15 +185,23 @@ def list_runs(runs: Path) -> Iterator[RunDir]:
 
 
 def find_run(runs: Path, name: str) -> RunDir:
-    """Returns the run of a name or a folder.
+    """Returns the run of a name, a folder or an MLflow run id.
 
     Raises:
         ConfigError: There is no such run; the nearest name is offered.
     """
-    for path in (runs / name, Path(name)):
+    for path in (runs / name, Path(os.path.abspath(name))):
         if (path / "run.json").is_file():
             return RunDir(path)
-    names = [run.name for run in list_runs(runs)]
+    names = []
+    for run in list_runs(runs):
+        if run.load_state().get("mlflow_run_id") == name:
+            return run
+        names.append(run.name)
+    if names and re.fullmatch("[0-9a-f]{32}", name):
+        raise ConfigError(
+            f"no run in {runs} has the MLflow run id {name}; `pipeline runs --json` lists the ids there are"
+        )
     raise ConfigError(f"no run {name!r} in {runs}: {nearest(name, names) if names else 'there are no runs yet'}")
 
 
@@ -208,14 +218,29 @@ def check_order(stages: tuple[str, ...], run: RunDir | None) -> None:
             if needed not in stages[:place] and (run is None or run.stage_state(needed) != "done")
         ]
         if missing:
-            state = (run.stage_state(missing[-1]) if run else None) or "missing"
-            where = f"run {run.name!r}" if run else "a new run"
-            todo = _with_inputs(stages, run)
-            # Stages with ingest would begin a new run; one whose ingest is not done can only be resumed.
-            named = (f"--name {run.name} " + ("--resume " if "ingest" in todo else "")) if run else ""
-            raise StageOrderError(
-                f"{stage} needs {missing[-1]}, which is {state} in {where}; run: pipeline run {named}{' '.join(todo)}"
-            )
+            raise _out_of_order(stage, missing[-1], stages, run)
+
+
+def check_done(command: str, stage: str, run: RunDir) -> None:
+    """Looks whether a command will find in a run what a stage makes.
+
+    Raises:
+        StageOrderError: It will not; the message says which stages to run.
+    """
+    if run.stage_state(stage) != "done":
+        raise _out_of_order(command, stage, (stage,), run)
+
+
+def _out_of_order(who: str, needed: str, stages: tuple[str, ...], run: RunDir | None) -> StageOrderError:
+    """Returns the error for what needs a stage that is not done, where `stages` were to be run."""
+    state = (run.stage_state(needed) if run else None) or "missing"
+    where = f"run {run.name!r}" if run else "a new run"
+    todo = _with_inputs(stages, run)
+    # Stages with ingest would begin a new run; one whose ingest is not done can only be resumed.
+    named = (f"--name {run.name} " + ("--resume " if "ingest" in todo else "")) if run else ""
+    return StageOrderError(
+        f"{who} needs {needed}, which is {state} in {where}; run: pipeline run {named}{' '.join(todo)}"
+    )
 
 
 def _with_inputs(stages: tuple[str, ...], run: RunDir | None) -> list[str]:

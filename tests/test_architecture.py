@@ -20,7 +20,7 @@ PACKAGE = Path(pipeline.__file__).parent
 #: units that share a layer do not know each other.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "config", "reach"},
+    {"files", "config", "reach", "cli_group"},
     {"figures"},
     {"tasks.base"},
     {"tasks.table"},
@@ -35,7 +35,8 @@ LAYERS = [
     {"workdir", "tracking"},
     {"plan"},
     {"conductor"},
-    {"run", "runs", "terminal"},
+    {"run", "runs", "similar", "terminal"},
+    {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
 ]
@@ -45,7 +46,8 @@ LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
-    "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan",
+    "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
+    "pipeline.train.bank.listing", "pipeline.similar",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

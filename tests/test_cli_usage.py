@@ -99,6 +99,7 @@ def test_stages_are_those_of_the_pipeline() -> None:
         (["run", "--data", "photos", "evalute"], "no stage 'evalute': did you mean 'evaluate'?"),
         (["run", "zzz"], "no stage 'zzz': allowed: augment, build, evaluate, export, ingest, train"),
         (["pedict"], "no command 'pedict': did you mean 'predict'?"),
+        (["bank", "lst"], "no command 'lst': did you mean 'list'?"),
     ],
 )
 def test_a_misspelt_word_is_a_usage_error_with_the_nearest(words: list[str], message: str) -> None:
@@ -111,7 +112,8 @@ def test_a_misspelt_word_is_a_usage_error_with_the_nearest(words: list[str], mes
     [
         ["--nonsense"], ["run", "--nonsense"], ["run", "--set"], ["run", "ingest", "--data", "x"], ["predict"],
         ["predict", "export"], ["predict", "--top", "0", "export", "a.jpg"], ["init"], ["weights"],
-        ["ui", "--port", "0"],
+        ["ui", "--port", "0"], ["similar", "photos-1"], ["similar", "--top", "0", "photos-1", "a.jpg"],
+        ["bank", "clear", "--json"], ["bank", "--nonsense"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -152,6 +154,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(words: list[str], message: str) 
     [
         (["predict", "gone", "photo.jpg"], "photo.jpg"),
         (["weights", "inceptionv3"], "did you mean 'inception_v3'?"),
+        (["similar", "photos-1", "photo.jpg"], "no run 'photos-1' in"),
     ],
 )
 def test_other_commands_say_what_is_missing(words: list[str], message: str) -> None:

@@ -9,7 +9,17 @@ from threading import Barrier
 import pytest
 
 from pipeline.errors import ConfigError, PipelineError, StageOrderError
-from pipeline.workdir import NEEDS, STAGES, RunDir, check_known, check_order, claim_run, find_run, list_runs
+from pipeline.workdir import (
+    NEEDS,
+    STAGES,
+    RunDir,
+    check_done,
+    check_known,
+    check_order,
+    claim_run,
+    find_run,
+    list_runs,
+)
 
 
 def claim(runs: Path, name: str | None = None, stem: str = "pets") -> RunDir:
@@ -138,6 +148,28 @@ def test_a_run_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
         assert find_run(tmp_path / "runs", name).name == "pets-1"
 
 
+def test_a_run_is_found_by_its_folder_from_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = claim(tmp_path / "runs")
+    (run.path / "export").mkdir()
+    for place, name in ((run.path, "."), (run.path / "export", "..")):
+        monkeypatch.chdir(place)
+        assert find_run(tmp_path / "elsewhere", name) == run
+
+
+def test_a_run_is_found_by_its_mlflow_run_id(tmp_path: Path) -> None:
+    first, second, _ = claim(tmp_path), claim(tmp_path), claim(tmp_path)
+    for run, identifier in ((first, "a" * 32), (second, "b" * 32)):
+        run.update_state(mlflow_run_id=identifier)
+    assert find_run(tmp_path, "b" * 32) == second
+    assert find_run(tmp_path, "a" * 32) == first
+    with pytest.raises(
+        ConfigError, match=f"no run in .* has the MLflow run id {'c' * 32}; `pipeline runs --json` lists"
+    ):
+        find_run(tmp_path, "c" * 32)
+    with pytest.raises(ConfigError, match="no run 'None' in"):  # the third has none yet
+        find_run(tmp_path, "None")
+
+
 def test_a_run_that_is_not_there_gets_its_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no run 'pets-1' in .*: there are no runs yet"):
         find_run(tmp_path, "pets-1")
@@ -168,6 +200,20 @@ def test_an_input_that_is_not_done_is_no_input(state: str, tmp_path: Path) -> No
     with pytest.raises(StageOrderError, match=f"evaluate needs train, which is {state} in run 'pets-1'; run: "):
         check_order(("evaluate",), run)
     check_order(("train", "evaluate"), run)
+
+
+def test_a_command_needs_a_stage_that_is_done(tmp_path: Path) -> None:
+    run = finish(claim(tmp_path), "ingest", "build", "train")
+    check_done("similar", "train", run)
+    run.mark("build", "running")
+    says = "similar needs train, which is stale in run 'pets-1'; run: pipeline run --name pets-1 build train"
+    with pytest.raises(StageOrderError, match=f"^{says}$"):
+        check_done("similar", "train", run)
+    says = (
+        "similar needs train, which is missing in run 'pets-2'; run: pipeline run --name pets-2 --resume ingest build"
+    )
+    with pytest.raises(StageOrderError, match=f"^{says} train$"):
+        check_done("similar", "train", claim(tmp_path))
 
 
 def test_an_unknown_stage_gets_its_nearest() -> None:

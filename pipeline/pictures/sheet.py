@@ -92,12 +92,12 @@ def spread(rows: Sequence[int], most: int) -> list[int]:
     return [rows[place] for place in places]
 
 
-def read_thumbnails(paths: Sequence[str], rows: Sequence[int]) -> Thumbnails:
-    """Returns images by row, `(h, w, 3)` uint8, reduced to `CELL`; those that cannot be read are left out."""
+def read_thumbnails(paths: Sequence[str], rows: Sequence[int], longest: int = CELL) -> Thumbnails:
+    """Returns images by row, `(h, w, 3)` uint8, no longer than `longest`; those that cannot be read are left out."""
 
     def read(row: int) -> tuple[int, Pixels | None]:
         try:
-            return row, reduce_image(read_picture(Path(paths[row]).read_bytes(), None).pixels, CELL)
+            return row, reduce_image(read_picture(Path(paths[row]).read_bytes(), None).pixels, longest)
         except (DataError, OSError):  # deleted or damaged since the scan: a picture is not the place to complain
             return row, None
 

@@ -123,7 +123,7 @@ class FeatureStore:
             try:
                 description = read_json(folder / "shelf.json")
                 rows = len(self._shelf(folder.name, description).open())
-            except (PipelineError, KeyError, TypeError, ValueError):
+            except (PipelineError, KeyError, TypeError, ValueError, ArithmeticError):
                 description, rows = {}, 0  # damaged: its place on the disk is still worth knowing
             indices = list(folder.glob("*.index"))
             used = max((_last_used(index) for index in indices), default=0.0)

@@ -1,0 +1,212 @@
+"""The commands that only look: at data, images, runs, backbones, the feature bank. Nothing heavy is loaded before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli_group import PATH, Group
+from pipeline.errors import shown
+
+if TYPE_CHECKING:
+    from pipeline.progress import Progress
+    from pipeline.train.bank.store import FeatureStore
+
+
+@click.command()
+@click.argument("source", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(source: str, as_json: bool) -> None:
+    """Look for what would spoil a training: bad files, copies, leaks; DIR may be any SOURCE.
+
+    Exit code 0 whatever is found; 1 when DIR itself cannot be used.
+
+    \b
+    pipeline doctor photos/
+    pipeline doctor photos/ --json | jq .problems
+    """
+    from pipeline.config import IngestConfig
+    from pipeline.ingest.doctor import diagnose, report
+
+    with _looking() as (cache, progress):
+        found = diagnose(IngestConfig(data=source), Path.cwd() / "data", cache, progress)
+    if as_json:
+        click.echo(json.dumps(found.document(), ensure_ascii=False, indent=2))
+        return
+    styles: dict[str, dict[str, Any]] = {
+        "title": {"bold": True}, "bad": {"fg": "red"}, "note": {}, "good": {"fg": "green"}
+    }  # fmt: skip
+    for kind, line in report(found):
+        click.secho(line if kind == "title" else f"  {line}", **styles[kind])
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.argument("other", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
+def inspect(path: Path, other: Path | None, output: Path | None) -> None:
+    """Draw what there is to see: an image, what two images share, or a whole folder.
+
+    \b
+    pipeline inspect photo.jpg              channels, histogram, contrast, edges, pixel values
+    pipeline inspect a.jpg b.jpg            the keypoints that match
+    pipeline inspect photos/ -o data.png    classes, sizes, samples, means, duplicates
+    """
+    from pipeline.config import IngestConfig
+    from pipeline.ingest.sources.table import SUFFIXES as TABLES
+    from pipeline.ingest.stage import survey
+    from pipeline.pictures import views
+
+    output = output or _picture_name("inspect", *filter(None, (path, other)))
+    views.check_picture_name(output)
+    for named in filter(None, (path, other)):
+        views.check_exists(named)
+    if other is not None:
+        lines = views.save_match_view(path, other, output)
+    elif path.is_file() and path.suffix.lower() not in TABLES:
+        lines = views.save_image_view(path, output)
+    else:
+        with _looking() as (cache, progress):
+            found = survey(IngestConfig(data=str(path)), Path.cwd() / "data", cache, progress)
+            views.save_dataset_view(found, output)  # what was stored anew is gone with the folder
+        lines = list(found.words())
+        if found.rejected:
+            lines.append(f"cannot be used: {len(found.rejected)} (pipeline doctor says why)")
+    click.echo("\n".join([*lines, f"picture: {shown(str(output))}"]))
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("image", type=PATH)
+@click.option("--top", type=click.IntRange(1, 120), default=8, show_default=True, help="Training images to show.")
+@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; a picture is drawn with -o only.")
+def similar(run: str, image: Path, top: int, output: Path | None, as_json: bool) -> None:
+    """Show the training images that are nearest to an image in the eyes of a run's network.
+
+    RUN is a run's name, its folder or its MLflow run id.
+
+    \b
+    pipeline similar default-1 photo.jpg
+    pipeline similar runs/default-1 photo.jpg --top 20 -o nearest.png
+    pipeline similar default-1 photo.jpg --json | jq '.neighbours[].label'
+    """
+    from pipeline.pictures.views import check_picture_name
+    from pipeline.similar import find_similar, read_query, trained_run
+    from pipeline.terminal import Interrupts, TerminalProgress, quiet_tensorflow
+
+    if not as_json:
+        output = output or _picture_name("similar", image)
+    if output:
+        check_picture_name(output)
+    folder, query = trained_run(Path.cwd() / "runs", run), read_query(image)
+    with Interrupts() as interrupts, quiet_tensorflow():
+        found = find_similar(folder, query, top, TerminalProgress(interrupts))
+    if output:
+        found.save_picture(output)
+    if as_json:
+        click.echo(json.dumps(found.document(output), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join([*found.lines(), f"picture: {shown(str(output))}"]))
+
+
+def _picture_name(command: str, *paths: Path) -> Path:
+    """Returns the file, in the current folder, of a picture of some paths; no longer than a file name can be."""
+    stems = [os.fsencode(path.resolve().stem)[:100].decode("utf-8", "ignore") for path in paths]
+    return Path("-".join([command, *stems]) + ".png")
+
+
+@contextlib.contextmanager
+def _looking() -> Iterator[tuple[Path, Progress]]:
+    """Yields where to keep what is seen of images, and where to show how far it is.
+
+    A project remembers what it has seen; elsewhere nothing is left behind.
+    """
+    from pipeline.terminal import Interrupts, TerminalProgress
+
+    cache = Path.cwd() / ".cache"
+    with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="pipeline-") as empty:
+        yield cache if cache.is_dir() else Path(empty), TerminalProgress(interrupts)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def runs(as_json: bool) -> None:
+    """List the runs of this project, the newest first, failed ones too."""
+    from pipeline.runs import print_runs, run_rows
+
+    rows = run_rows(Path.cwd() / "runs")
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+    elif rows:
+        print_runs(rows)
+    else:
+        click.echo("no runs yet; start one with: pipeline run --data FOLDER", err=True)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def models(as_json: bool) -> None:
+    """List the backbones: size, parameters, published accuracy, weights."""
+    from pipeline.models.listing import model_rows, print_models
+
+    if as_json:
+        click.echo(json.dumps(model_rows(), indent=2))
+    else:
+        print_models(model_rows())
+
+
+@click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[list|clear]")
+@click.pass_context
+def bank(ctx: click.Context) -> None:
+    """List or clear the features that are kept between runs, in .cache/features.
+
+    Nothing is lost by clearing but the time to compute them again.
+
+    \b
+    pipeline bank                   what is kept, for which backbone, how large, when it was last used
+    pipeline bank list --json
+    pipeline bank clear
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_bank)
+
+
+@bank.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_bank(as_json: bool) -> None:
+    """List what is kept, the most recently used first."""
+    from pipeline.train.bank.listing import bank_document, print_bank
+
+    document = bank_document(_store())
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    elif document["shelves"]:
+        print_bank(document)
+    else:
+        click.echo("the bank is empty; training fills it", err=True)
+
+
+@bank.command("clear")
+def clear_bank() -> None:
+    """Delete all features, but for those that a process is computing now."""
+    from pipeline.train.bank.listing import clear_bank
+
+    click.echo("\n".join(clear_bank(_store())))
+
+
+def _store() -> FeatureStore:
+    from pipeline.config import Config
+    from pipeline.train.bank.store import GIB, FeatureStore
+
+    return FeatureStore(Path.cwd() / ".cache" / "features", int(Config().train.bank.budget_gb * GIB))
+
+
+LOOKING = (doctor, inspect, similar, runs, models, bank)
