@@ -45,11 +45,13 @@ lint: install  ## Check style and types
 ui: install  ## Open the MLflow UI on the runs made here (PORT=)
 	@$(BIN)/pipeline ui --port $(PORT)
 
-bench: install  ## Measure what the README claims; takes about an hour
+bench: install  ## Measure what the README claims; takes some hours
 	@$(BIN)/python benchmarks/digits.py
 	@$(BIN)/python benchmarks/input.py
 	@test -z "$$DATA" || $(BIN)/python benchmarks/photos.py "$$DATA"
 	@test -z "$$DATA" || $(BIN)/python benchmarks/duplicates.py "$$DATA"
+	@test -z "$$DATA" || $(BIN)/python benchmarks/retrain.py "$$DATA"
+	@$(BIN)/python benchmarks/views.py $${DATA:+"$$DATA"}
 	@$(BIN)/python benchmarks/ingest.py
 	@$(BIN)/python benchmarks/fashion_mnist.py
 

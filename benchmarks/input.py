@@ -51,7 +51,7 @@ def write_photos(folder: Path, count: int) -> list[str]:
 
 def ours(paths: list[str], augmented: bool) -> tf.data.Dataset:
     targets = np.eye(2, dtype=np.float32)[np.arange(len(paths)) % 2]
-    images = Images(paths, np.arange(len(paths), dtype=np.int64), targets, np.ones(2, np.float32))
+    images = Images(paths, paths, np.arange(len(paths), dtype=np.int64), targets, np.ones(2, np.float32))
     policy = load_policy(TRANSFORMS if augmented else [])
     return live_batches(images, InputSpec(SIZE, 3), policy, seed=0, epochs=range(1), batch_size=BATCH)
 
