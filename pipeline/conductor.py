@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.models.network import Network
     from pipeline.tasks.base import Task
     from pipeline.train.bank.store import FeatureStore
+    from pipeline.train.epochs import EpochRow
+    from pipeline.train.search import SearchResult, Trial
 
 #: Images beside their variants in `augment.png`.
 PREVIEW_IMAGES = 6
@@ -119,28 +121,28 @@ class Conductor:
         """Manifest, network -> model.keras, history."""
         from pipeline.evaluate.figures import history_figure
         from pipeline.figures import save_figure
-        from pipeline.train.fit import EpochRow, strategy_scope, train
+        from pipeline.train.fit import strategy_scope, train
 
         augment, settings = self.config.augment.model_dump(mode="json"), self.config.train.model_dump(mode="json")
         self.tracker.log_params({"seed": self.config.seed, "augment": augment, "train": settings})
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
-
-        def on_epoch(row: EpochRow) -> None:
-            metrics = {name: float(value) for name, value in row.items() if name not in ("epoch", "phase")}
-            self.tracker.log_metrics(metrics, int(row["epoch"]))
-
         with strategy_scope(self.config.train.strategy):
             network = self._network(manifest, precision)
             outcome = train(
                 network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
-                seed=self.config.seed, store=self._bank(), progress=self.progress, on_epoch=on_epoch,
+                seed=self.config.seed, store=self._bank(), progress=self.progress,
+                on_epoch=lambda row: self.tracker.log_metrics(_metrics(row), int(row["epoch"])),
+                on_trial=self._log_trial,
             )  # fmt: skip
+        if outcome.search:
+            self._store_search(outcome.search)
         first = next((row["epoch"] for row in outcome.history if row["phase"] == "fine_tune"), None)
         if first is not None:
             self.tracker.set_tags({"fine_tune_from_epoch": str(first)})
         if precision != "float32":
-            trained, network = network, self._network(manifest)
+            dropout = outcome.search.setting.dropout if outcome.search else None
+            trained, network = network, self._network(manifest, dropout=dropout)
             network.full.set_weights(trained.full.get_weights())
         with atomic_path(self.run.model) as draft:
             network.full.save(draft)
@@ -194,6 +196,23 @@ class Conductor:
             example = Path(manifest.split("test").column("path")[0]).read_bytes()
             self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
 
+    def _log_trial(self, trial: Trial) -> None:
+        # `validation/loss` is each epoch's, with label smoothing; these are without, of the weights that were kept.
+        kept = {f"validation/kept_{name}": value for name, value in trial.metrics.items()}
+        numbers = {"train/epochs": len(trial.history), "train/seconds": trial.seconds}
+        self.tracker.log_trial(
+            f"{self.run.name} trial {trial.number}", trial.setting.values(), kept | numbers,
+            [_metrics(row) for row in trial.history],
+        )  # fmt: skip
+
+    def _store_search(self, found: SearchResult) -> None:
+        rows = found.rows()
+        write_csv(self.run.file("search.csv"), rows, list(rows[0]))
+        self._log(self.run.file("search.csv"))
+        self.tracker.log_table("search", {name: [row[name] for row in rows] for name in rows[0]})
+        # Metrics, which unlike parameters may differ should the stage be run again, on another machine perhaps.
+        self.tracker.log_metrics({f"train/chosen/{name}": value for name, value in found.setting.values().items()})
+
     def _previous(self) -> Previous | None:
         before = self._previous_run
         if before is None:
@@ -224,11 +243,14 @@ class Conductor:
 
         return FeatureStore(self.root / ".cache" / "features", int(self.config.train.bank.budget_gb * GIB))
 
-    def _network(self, manifest: Manifest, precision: str = "float32") -> Network:
+    def _network(self, manifest: Manifest, precision: str = "float32", dropout: float | None = None) -> Network:
+        """Returns the network of the recipe, with another dropout where one was chosen."""
         from pipeline.models.network import build_network
         from pipeline.models.weights import locate_weights
 
         model = self.config.model
+        if dropout is not None:
+            model = model.model_copy(update={"head": model.head.model_copy(update={"dropout": dropout})})
         weights = locate_weights(find_backbone(model.backbone), model.weights)
         return build_network(
             model, self._task(), len(manifest.classes), seed=self.config.seed, weights=weights, precision=precision
@@ -241,3 +263,8 @@ class Conductor:
             return keras.models.load_model(self.run.model, compile=False, safe_mode=True)
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.run.model} cannot be loaded ({error}); run the stage train again") from error
+
+
+def _metrics(row: EpochRow) -> dict[str, float]:
+    """Returns what is measured in a row of the history."""
+    return {name: float(value) for name, value in row.items() if name not in ("epoch", "phase")}

@@ -138,9 +138,18 @@ class HeadPhaseConfig(Section):
     """The first phase: the backbone frozen, the head trained."""
 
     epochs: Epochs = Field(60, description="0 skips the phase")
-    learning_rate: LearningRate = Field(0.003, description="peak, after warm-up; then cosine decay to 0")
+    learning_rate: Literal["auto"] | LearningRate = Field(
+        0.003, description="peak, after warm-up; then cosine decay to 0; auto: the best of several on validation"
+    )
     warmup_epochs: float = Field(1, ge=0, description="epochs of linear rise from 0")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled (AdamW)")
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _no_other_word(cls, rate: Any) -> Any:
+        if isinstance(rate, str) and rate != "auto":
+            raise ValueError("must be a number above 0, or auto")
+        return rate
 
 
 class FineTuneConfig(Section):
@@ -194,13 +203,38 @@ class TrainConfig(Section):
     ema: Fraction = Field(0.0, description="momentum of the moving average of the weights, 0 is off")
     patience: Epochs = Field(10, description="epochs without a better validation loss before a phase ends; 0: never")
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
+    search: bool = Field(
+        False,
+        description="true: tries learning rates, weight decays, dropouts, label smoothings; validation chooses",
+    )
     head: HeadPhaseConfig = Field(HeadPhaseConfig(), description="first phase")
     fine_tune: FineTuneConfig = Field(FineTuneConfig(), description="second phase")
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The settings that several values are tried of, none without a search."""
+        if self.search:
+            return ("learning_rate", "weight_decay", "dropout", "label_smoothing")
+        return ("learning_rate",) if self.head.learning_rate == "auto" else ()
 
     @model_validator(mode="after")
     def _something_to_do(self) -> TrainConfig:
         if not (self.head.epochs or self.fine_tune.epochs):
             raise ValueError("head.epochs and fine_tune.epochs are both 0, so nothing would be trained; raise one")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_search_with(self) -> TrainConfig:
+        found, instead = "head.learning_rate is auto", "a number as head.learning_rate"
+        if self.search:
+            found, instead = "search is true", "search=false"
+        if self.searched and not self.head.epochs:
+            raise ValueError(f"{found} and head.epochs 0, so there is nothing to try; set head.epochs or {instead}")
+        if self.searched and self.features == "live":
+            raise ValueError(
+                f"{found} and features live, where each trial would cost as much as a training; "
+                f"set features=bank or {instead}"
+            )
         return self
 
 

@@ -82,12 +82,13 @@ class Plan:
         """Returns the plan in words, for `--dry-run`."""
         where = f"run {self.run.name}" if self.run else f"new run {self.name or self.stem + '-<n>'}"
         model, train = self.config.model, self.config.train
+        searched = f"; searched: {', '.join(train.searched)}" if train.searched else ""
         return [
             f"{self.kind}: {where}, experiment {self.experiment}",
             f"recipe:  {self.recipe or 'built-in defaults'}",
             f"data:    {self.config.ingest.data}",
             f"model:   {model.backbone}, weights {model.weights}",
-            f"train:   head {train.head.epochs} epochs ({train.features}), "
+            f"train:   head {train.head.epochs} epochs ({train.features}{searched}), "
             f"fine-tune {train.fine_tune.epochs} epochs from {train.fine_tune.from_}",
             f"stages:  {' -> '.join(self.stages)}",
         ]

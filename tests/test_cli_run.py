@@ -100,7 +100,7 @@ def test_an_interrupted_run_says_how_to_go_on(project: Path, how: signal.Signals
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=project) as process:
         assert process.stderr
         for line in process.stderr:
-            if line.startswith("features of train"):  # the bar before training has ended
+            if line.startswith("features of head"):  # the bar before training has ended
                 break
         os.kill(process.pid, how)
         rest = process.stderr.read()

@@ -103,6 +103,65 @@ def test_a_number_is_finite_and_not_negative_and_no_other_type(path: str, value:
     assert refusal(tmp_path, "", f"{path}={value}").startswith(f"{path}: ")
 
 
+RATE = "train.head.learning_rate"
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-1", "0", "101", "true", "null", "[0.1]"])
+def test_a_learning_rate_is_a_number_above_0(value: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, "", f"{RATE}={value}")
+    assert message.startswith(f"{RATE}: ")
+    assert "(and" not in message
+
+
+@pytest.mark.parametrize("value", ["atuo", "'0.1'"])
+def test_or_it_is_auto_and_no_other_word(value: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, "", f"{RATE}={value}").startswith(f"{RATE}: must be a number above 0, or auto, found ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "searched"),
+    [
+        ((), ()),
+        ((f"{RATE}=auto",), ("learning_rate",)),
+        (("train.search=true",), ("learning_rate", "weight_decay", "dropout", "label_smoothing")),
+        (("train.search=true", f"{RATE}=auto"), ("learning_rate", "weight_decay", "dropout", "label_smoothing")),
+    ],
+)
+def test_what_is_searched(settings: tuple[str, ...], searched: tuple[str, ...], tmp_path: Path) -> None:
+    config = load(tmp_path, "", *settings)
+    assert config.train.searched == searched
+    for write in (dump_yaml, commented_yaml):
+        assert load(tmp_path, write(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("train.search=true", "train.features=live"),
+            "train: search is true and features live, where each trial would cost as much as a training; "
+            "set features=bank or search=false",
+        ),
+        (
+            (f"{RATE}=auto", "train.features=live"),
+            "train: head.learning_rate is auto and features live, where each trial would cost as much as a training; "
+            "set features=bank or a number as head.learning_rate",
+        ),
+        (
+            ("train.search=true", "train.head.epochs=0", "train.fine_tune.epochs=1"),
+            "train: search is true and head.epochs 0, so there is nothing to try; set head.epochs or search=false",
+        ),
+        (
+            (f"{RATE}=auto", "train.head.epochs=0", "train.fine_tune.epochs=1"),
+            "train: head.learning_rate is auto and head.epochs 0, so there is nothing to try; set head.epochs or a "
+            "number as head.learning_rate",
+        ),
+    ],
+)
+def test_a_search_needs_a_bank_and_a_head_to_train(settings: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, "", *settings) == message
+
+
 @pytest.mark.parametrize("path", numbers(int))
 def test_a_count_takes_no_fraction(path: str, tmp_path: Path) -> None:
     assert path in refusal(tmp_path, "", f"{path}=1.5")

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, TrackingError
 from pipeline.export.predict import Predictor
-from pipeline.plan import Request
+from pipeline.plan import Request, plan_run
 from pipeline.run import RunResult, run_pipeline
 from pipeline.tracking import MemoryTracker
 from pipeline.workdir import STAGES, RunDir
@@ -251,6 +251,55 @@ def test_mixed_precision_is_for_training_only(run: Run, monkeypatch: pytest.Monk
     model = keras.models.load_model(result.path / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
     assert result.export is not None
+
+
+SEARCH = (*SMALL, "train.search=true", "train.fine_tune.epochs=0", "train.head.epochs=1", "model.head.dropout=0.25")
+
+
+def try_dropout(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Has the recipe's own setting tried and then one other dropout, which is chosen."""
+    values = {"learning_rate": (), "weight_decay": (), "dropout": (value,), "label_smoothing": ()}
+    monkeypatch.setattr("pipeline.train.search.VALUES", values)
+    monkeypatch.setattr("pipeline.train.search._best", lambda trials: trials[-1])
+
+
+@pytest.mark.parametrize(("precision", "dropout"), [("float32", 0.0), ("mixed_bfloat16", 0.5)])
+def test_a_search_is_kept_told_and_saved(
+    run: Run, monkeypatch: pytest.MonkeyPatch, precision: str, dropout: float
+) -> None:
+    import keras
+
+    try_dropout(monkeypatch, dropout)
+    result, tracker = run("ingest", "build", "train", settings=(*SEARCH, f"model.precision={precision}"))
+    assert list(tracker.trials) == [f"{result.run} trial 1", f"{result.run} trial 2"]
+    first, second = tracker.trials.values()
+    assert (first["params"]["dropout"], second["params"]["dropout"]) == ("0.25", str(dropout))
+    assert {"validation/kept_loss", "validation/kept_top_1", "train/epochs", "train/seconds"} == set(first["metrics"])
+    assert [set(row) for row in second["history"]] == [
+        {"train/loss", "train/top_1", "validation/loss", "validation/top_1", "train/learning_rate"}
+    ]
+    assert [value for _, value in tracker.metrics["train/chosen/dropout"]] == [dropout]
+    assert [step for step, _ in tracker.metrics["train/loss"]] == [1]
+    assert tracker.params["train.search"] == "true"
+
+    rows = list(csv.DictReader((result.path / "search.csv").read_text().splitlines()))
+    assert [(row["trial"], row["dropout"], row["chosen"]) for row in rows] == [
+        ("1", "0.25", "False"), ("2", str(dropout), "True"),
+    ]  # fmt: skip
+    assert tracker.tables["search"]["dropout"] == [0.25, dropout]
+    assert "search.csv" in {path.name for path, _ in tracker.artifacts}
+    model = keras.models.load_model(result.path / "model.keras", compile=False)
+    assert [layer.rate for layer in model._flatten_layers() if layer.name == "dropout"] == [dropout]
+
+
+def test_a_dry_run_says_what_is_searched(tmp_path: Path) -> None:
+    for setting, words in (
+        ("train.search=true", "(bank; searched: learning_rate, weight_decay, dropout, label_smoothing)"),
+        ("train.head.learning_rate=auto", "(bank; searched: learning_rate)"),
+        ("seed=0", "(bank)"),
+    ):
+        plan = plan_run(Request(data="photos", settings=(setting,)), tmp_path / "runs")
+        assert any(words in line for line in plan.lines())
 
 
 def test_the_recipe_chooses_the_strategy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

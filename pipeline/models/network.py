@@ -114,6 +114,17 @@ class Network:
             _set_trainable(part, False)
         return Cut(name, keras.Model(pixels, cut, name="trunk"), top)
 
+    def rest(self, lower: str, upper: str) -> keras.Model:
+        """Returns the layers from a cut to the end of the backbone, and those of the pooling if `upper` is "features".
+
+        Features at `lower`, a name as in `Cut`, -> features at `upper`.
+        """
+        above = self._part_backbone(lower)[1]
+        x = features = keras.Input((above.input_shape if above else self.backbone.output_shape)[1:])
+        if above:
+            x = above(features)
+        return keras.Model(features, self.pooling(x) if upper == FEATURES else x)
+
     def _part_backbone(self, name: str) -> tuple[keras.Model | None, keras.Model | None]:
         """Returns the backbone below and above a layer; None where nothing is left on a side."""
         if name == INPUT:

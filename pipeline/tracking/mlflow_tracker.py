@@ -60,12 +60,8 @@ class MlflowTracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Records metrics; without a step MLflow files them under step 0."""
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000  # MLflow counts in milliseconds
         with self._errors("record metrics"):
-            entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
-            self._client.log_batch(self._run_id, metrics=entries, synchronous=True)
+            self._client.log_batch(self._run_id, metrics=_entries(metrics, step or 0), synchronous=True)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies the file or directory to the artifact store."""
@@ -88,6 +84,27 @@ class MlflowTracker:
             listed = json.loads(self._tag(MLFLOW_LOGGED_ARTIFACTS) or "[]")
             if entry not in listed:
                 self._client.set_tag(self._run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
+
+    def log_trial(
+        self, name: str, params: Mapping[str, object], metrics: Mapping[str, float],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:  # fmt: skip
+        """Records the trial as a run of its own, which the UI shows below this one; FAILED if it cannot be recorded."""
+        from mlflow.entities import Param
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        with self._errors(f"record {name!r}"):
+            experiment_id = self._client.get_run(self._run_id).info.experiment_id
+            run_id = self._create_run(experiment_id, name, {MLFLOW_PARENT_RUN_ID: self._run_id})
+            status: Status = "FAILED"
+            try:
+                entries = [entry for step, row in enumerate(history, start=1) for entry in _entries(row, step)]
+                entries += _entries(metrics, 0)
+                texts = [Param(key, value) for key, value in flatten(params).items()]
+                self._client.log_batch(run_id, metrics=entries, params=texts, synchronous=True)
+                status = "FINISHED"
+            finally:
+                self._client.set_terminated(run_id, status)
 
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
         """Records the dataset as a training input; the UI shows the digest's first characters."""
@@ -207,6 +224,14 @@ class MlflowTracker:
 
     def _errors(self, action: str) -> AbstractContextManager[None]:
         return store_errors(action, self._uri)
+
+
+def _entries(metrics: Mapping[str, float], step: int) -> list[Any]:
+    """Returns metrics as MLflow takes them, of now."""
+    from mlflow.entities import Metric
+
+    now = time.time_ns() // 1_000_000  # MLflow counts in milliseconds
+    return [Metric(name, float(value), now, step) for name, value in metrics.items()]
 
 
 def _reason_paragraph(status: str, reason: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -32,6 +32,12 @@ class Tracker(Protocol):
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
         """Stores a table as `tables/<name>.json` in place of an earlier one of that name."""
+
+    def log_trial(
+        self, name: str, params: Mapping[str, object], metrics: Mapping[str, float],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:  # fmt: skip
+        """Records a trial as a finished run below this one; `history` holds the metrics of each epoch, from 1 on."""
 
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
         """Records what the run was trained on: a digest, where it came from, how many images a split has."""
@@ -70,6 +76,12 @@ class NullTracker:
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
         """Drops the table."""
 
+    def log_trial(
+        self, name: str, params: Mapping[str, object], metrics: Mapping[str, float],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:  # fmt: skip
+        """Drops the trial."""
+
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
         """Drops the dataset."""
 
@@ -102,6 +114,7 @@ class MemoryTracker:
     metrics: dict[str, list[tuple[int | None, float]]] = field(default_factory=dict)
     artifacts: list[tuple[Path, str | None]] = field(default_factory=list)
     tables: dict[str, dict[str, list[object]]] = field(default_factory=dict)
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, object]] = field(default_factory=dict)
     models: dict[str, dict[str, object]] = field(default_factory=dict)
 
@@ -130,6 +143,13 @@ class MemoryTracker:
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
         """Keeps the columns under the table's name."""
         self.tables[name] = {column: list(values) for column, values in columns.items()}
+
+    def log_trial(
+        self, name: str, params: Mapping[str, object], metrics: Mapping[str, float],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:  # fmt: skip
+        """Keeps the trial under its name, its parameters as MLflow would show them."""
+        self.trials[name] = {"params": flatten(params), "metrics": dict(metrics), "history": [*map(dict, history)]}
 
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
         """Keeps digest, source and counts under the dataset's name."""

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.policy import Policy
-from pipeline.config import AugmentConfig, FineTuneConfig, HeadPhaseConfig, TrainConfig
+from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import ModelError
 from pipeline.ingest.manifest import Manifest
 from pipeline.models.cuts import INPUT
 from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Bar, Progress, Silent
 from pipeline.tasks.base import Task
-from pipeline.train.bank.features import feature_batches, plain_batches
-from pipeline.train.bank.fill import Bank, Wanted
+from pipeline.train.bank.features import BankedFeatures, Features, feature_batches, plain_batches
+from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
-from pipeline.train.mixing import mix_batches
-from pipeline.train.optimizer import build_optimizer, rate_multipliers
-
-#: One row of `history.csv`: epoch from 1, phase and the metrics, `train/loss`, `validation/top_1` and so on.
-EpochRow = Mapping[str, float | int | str]
+from pipeline.train.epochs import EpochRow, Epochs, best_loss, fit_epochs
+from pipeline.train.search import SearchResult, Trial
+from pipeline.train.trials import HeadTrials
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,13 @@ class TrainResult:
         history: A row an epoch, both phases in one count.
         seconds: Wall time.
         forward_passes: Passes of images through the frozen part, made before or during the epochs.
+        search: What was tried and chosen, None where nothing was searched; `history` has the chosen trial's epochs.
     """
 
     history: tuple[EpochRow, ...]
     seconds: float
     forward_passes: int
+    search: SearchResult | None = None
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,22 @@ def strategy_scope(name: str) -> AbstractContextManager[object]:
 def train(
     network: Network, task: Task, manifest: Manifest, policy: Policy, augment: AugmentConfig, config: TrainConfig,
     *, seed: int, store: FeatureStore, progress: Progress, on_epoch: Callable[[EpochRow], None] = lambda row: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> TrainResult:  # fmt: skip
     """Returns the history of training `network` in place; the weights of the best validation loss are kept.
 
     Args:
         network: Built under `strategy_scope(config.strategy)`, as this call must be.
         task: Gives targets, loss and metrics.
-        manifest: Its rows of train are learnt from, those of validation choose the epoch. Test is not read.
+        manifest: Its rows of train are learnt from, those of validation choose epoch and settings. Test is not read.
         policy: Changes training images; validation images stay as they are.
         augment: Number and seed of the views in the bank.
-        config: Both phases.
+        config: Both phases, and whether settings of the head are searched; a chosen dropout is set in the network.
         seed: Of order, mixing and the choice of views.
         store: The feature bank.
         progress: Shown a bar for each thing that takes long.
-        on_epoch: Called with each row of the history as it is made.
+        on_epoch: Called with each row of the history as it is made; after a search with those of the chosen trial.
+        on_trial: Called with each trial of a search as it ends.
 
     Raises:
         ModelError: `config.fine_tune.from` names no cut, or the loss is never finite.
@@ -86,13 +87,14 @@ def train(
     """
     began = time.perf_counter()
     data = _load(network, task, manifest, policy, augment, config)
-    trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch)
+    trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch, on_trial)
     with naming_bad_images([*data.train.paths, *data.validation.paths]):
         if config.head.epochs:
             trainer.head_phase()
         if config.fine_tune.epochs:
             trainer.fine_tune_phase()
-    return TrainResult(tuple(trainer.history), time.perf_counter() - began, trainer.forward_passes)
+    seconds = time.perf_counter() - began
+    return TrainResult(tuple(trainer.history), seconds, trainer.forward_passes, trainer.found)
 
 
 def _load(
@@ -113,74 +115,116 @@ class _Trainer:
 
     def __init__(
         self, network: Network, task: Task, config: TrainConfig, data: _Data, seed: int, store: FeatureStore,
-        progress: Progress, on_epoch: Callable[[EpochRow], None],
+        progress: Progress, on_epoch: Callable[[EpochRow], None], on_trial: Callable[[Trial], None],
     ) -> None:  # fmt: skip
         self.network, self.task, self.config, self.data = network, task, config, data
-        self.seed, self.store, self.progress, self.on_epoch = seed, store, progress, on_epoch
+        self.seed, self.store, self.progress = seed, store, progress
+        self.on_epoch, self.on_trial = on_epoch, on_trial
         self.history: list[EpochRow] = []
-        self.forward_passes = 0
+        self._live_passes = 0
+        self._banks: list[Bank] = []
+        self._opened: dict[str, list[Features]] = {}  # by the name of the cut
+        self.found: SearchResult | None = None
+
+    @property
+    def forward_passes(self) -> int:
+        """Passes of images through frozen layers so far."""
+        return self._live_passes + sum(bank.forward_passes for bank in self._banks)
 
     def head_phase(self) -> None:
         """Trains the classifier alone."""
         if self.config.features == "live":
-            return self._fit_live("head", self.network.cut(FEATURES), self.config.head, [])
+            return self._fit_live("head", self.network.cut(FEATURES), [])
         # Cutmix pastes a box: into feature maps here, which must not have been pooled then.
-        cut = self.network.cut(1.0 if self.config.cutmix else FEATURES)
-        return self._fit_top("head", cut, self.config.head, [])
+        name = self.network.cut(1.0 if self.config.cutmix else FEATURES).name
+        lower = self._lower(name) if self.config.fine_tune.epochs else None
+        return self._fit_top("head", self.network.cut(name), [], lower)
+
+    def _lower(self, name: str) -> Lower | None:
+        """Returns the features that fine-tuning will begin from, when those of a head phase at a cut can follow.
+
+        So an image and view passes the frozen part once, not once a phase.
+        """
+        cut = self.network.cut(self.config.fine_tune.from_)
+        if cut.name in (INPUT, name):
+            return None
+        features = self._open("fine_tune", cut)
+        banked = [of for of in features if isinstance(of, BankedFeatures)]
+        return Lower(cut.name, self.network.rest(cut.name, name), banked) if len(banked) == len(features) else None
 
     def fine_tune_phase(self) -> None:
         """Trains what is above the cut; keeps the head phase's weights should this make validation worse."""
-        phase = self.config.fine_tune
-        before, best_before = self.network.full.get_weights(), self._best_loss("head")
-        cut = self.network.cut(phase.from_)
+        before, best_before = self.network.full.get_weights(), best_loss(self.history, "head")
+        cut = self.network.cut(self.config.fine_tune.from_)
         frozen = {id(layer) for layer in cut.trunk._flatten_layers()}
         trained = [layer for layer in self.network.backbone.layers if id(layer) not in frozen]
         live = self.config.features == "live" or cut.name == INPUT  # with nothing frozen there is nothing to keep
-        (self._fit_live if live else self._fit_top)("fine_tune", cut, phase, trained)
-        if best_before < self._best_loss("fine_tune"):
+        (self._fit_live if live else self._fit_top)("fine_tune", cut, trained)
+        if best_before < best_loss(self.history, "fine_tune"):
             self.network.full.set_weights(before)
             self.progress.say("fine-tuning did not lower the validation loss; the head phase's weights are kept")
 
-    def _best_loss(self, phase: str) -> float:
-        losses = [float(row["validation/loss"]) for row in self.history if row["phase"] == phase]
-        return min(filter(math.isfinite, losses), default=math.inf)
+    def _open(self, phase: str, cut: Cut, lower: Lower | None = None) -> list[Features]:
+        """Returns the features of train and validation at a cut, made when they are first asked for."""
+        if cut.name not in self._opened:
+            bank = Bank(
+                self.store, cut.trunk, self.data.spec, self.data.policy, batch_size=self.network.row.extraction_batch,
+                dtype=self.config.bank.dtype, title=f"{self.network.row.name} to {cut.name}", lower=lower,
+            )  # fmt: skip
+            wanted = [Wanted(self.data.train, self.data.kept), Wanted(self.data.validation)]
+            self._opened[cut.name] = bank.open(wanted, self.progress, f"features of {phase}")
+            self._banks.append(bank)
+        return self._opened[cut.name]
 
-    def _fit_top(
-        self, name: str, cut: Cut, phase: HeadPhaseConfig | FineTuneConfig, trained: Sequence[keras.layers.Layer]
-    ) -> None:
+    def _fit_top(self, name: str, cut: Cut, trained: Sequence[keras.layers.Layer], lower: Lower | None = None) -> None:
         """Trains the top on what the trunk answers once for each image and view."""
-        first, shape = len(self.history), cut.top.input_shape[1:]
-        bank = Bank(
-            self.store, cut.trunk, self.data.spec, self.data.policy, batch_size=self.network.row.extraction_batch,
-            dtype=self.config.bank.dtype, title=f"{self.network.row.name} to {cut.name}",
-        )  # fmt: skip
-        wanted = [Wanted(self.data.train, self.data.kept), Wanted(self.data.validation)]
-        train, validation = bank.open(wanted, self.progress, f"features of {name}")
+        shape = cut.top.input_shape[1:]
+        train, validation = self._open(name, cut, lower)
         batches = feature_batches(
-            train, shape, seed=self.seed, epochs=range(first, first + phase.epochs), batch_size=self.config.batch_size
+            train, shape, seed=self.seed, epochs=self._numbers(name), batch_size=self.config.batch_size
         )
-        # A model of its own: compiling the classifier would put this phase's optimizer into the saved network.
-        features = keras.Input(shape, dtype=cut.top.input.dtype)
-        top = keras.Model(features, cut.top(features))
-        self._fit(name, top, batches, plain_batches(validation, shape), phase, trained)
-        self.forward_passes += bank.forward_passes
+        data = self._epochs(name, batches, plain_batches(validation, shape))
+        if name == "head" and self.config.searched:
+            self._search(cut, data)
+        else:
+            self._fit(_apart(cut), data, trained)
 
-    def _fit_live(
-        self, name: str, cut: Cut, phase: HeadPhaseConfig | FineTuneConfig, trained: Sequence[keras.layers.Layer]
-    ) -> None:
+    def _search(self, cut: Cut, data: Epochs) -> None:
+        """Trains the head with several settings; what the chosen one gave is what training with it alone would give."""
+
+        def fit(config: TrainConfig, log: Callable[[EpochRow], None]) -> None:
+            self._fit_with(config, _apart(cut), data, [], Silent(), log)
+
+        trials = HeadTrials(self.network, cut.top, fit, data.validation, self.task, self.on_trial)
+        self.found = trials.search(self.config, self.progress)
+        self.progress.say(self.found.words())
+        self.config = self.found.setting.applied_to(self.config)
+        for row in self.found.chosen.history:
+            self._log(row)
+
+    def _fit_live(self, name: str, cut: Cut, trained: Sequence[keras.layers.Layer]) -> None:
         """Trains the top while the trunk answers anew, to fresh views, in every epoch."""
-        first = len(self.history)
+        first, numbers = len(self.history), self._numbers(name)
         batches = live_batches(
             self.data.train, self.data.spec, self.data.policy,
-            seed=self.seed, epochs=range(first, first + phase.epochs), batch_size=self.config.batch_size,
+            seed=self.seed, epochs=numbers, batch_size=self.config.batch_size,
         )  # fmt: skip
         images = len(self.data.train) + len(self.data.validation)
         self.progress.say(
             f"{name}: live, {images:,} images an epoch, fresh views in each; "
-            f"{phase.epochs * images:,} forward passes in {phase.epochs} epochs"
+            f"{len(numbers) * images:,} forward passes in {len(numbers)} epochs"
         )
-        self._fit(name, self._join(cut), batches, self._validation_pixels(), phase, trained)
-        self.forward_passes += (len(self.history) - first) * images
+        self._fit(self._join(cut), self._epochs(name, batches, self._validation_pixels()), trained)
+        self._live_passes += (len(self.history) - first) * images
+
+    def _numbers(self, name: str) -> range:
+        """Returns the numbers of the epochs that a phase begins with now."""
+        first = len(self.history)
+        return range(first, first + (self.config.fine_tune if name == "fine_tune" else self.config.head).epochs)
+
+    def _epochs(self, name: str, train: tf.data.Dataset, validation: tf.data.Dataset) -> Epochs:
+        steps = math.ceil(len(self.data.train) / self.config.batch_size)
+        return Epochs(name, self._numbers(name), steps, train, validation)
 
     def _validation_pixels(self) -> tf.data.Dataset:
         images = self.data.validation
@@ -192,61 +236,29 @@ class _Trainer:
         pixels = keras.Input(cut.trunk.input_shape[1:])
         return keras.Model(pixels, cut.top(InferenceMode(cut.trunk)(pixels)), name="live")
 
-    def _fit(
-        self, name: str, model: keras.Model, batches: tf.data.Dataset, validation: tf.data.Dataset,
-        phase: HeadPhaseConfig | FineTuneConfig, trained_backbone: Sequence[keras.layers.Layer],
-    ) -> None:  # fmt: skip
-        config, first = self.config, len(self.history)
-        steps = math.ceil(len(self.data.train) / config.batch_size)
-        rate_at_cut = phase.rate_at_cut if isinstance(phase, FineTuneConfig) else 1.0
-        rates = rate_multipliers(model, trained_backbone, rate_at_cut)
-        optimizer = build_optimizer(phase, model, rates, steps_per_epoch=steps, ema=config.ema)
-        if self.network.precision == "mixed_float16":  # else gradients below 6e-8 would be taken for 0
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        # XLA makes depthwise networks 5 to 10 times slower on a CPU.
-        model.compile(
-            optimizer, self.task.loss(config.label_smoothing), metrics=self.task.training_metrics(), jit_compile=False
-        )
-        mixed = mix_batches(batches, mixup=config.mixup, cutmix=config.cutmix, seed=self.seed + first)
-        with self.progress.bar(name, phase.epochs * steps) as bar:
-            model.fit(
-                mixed, validation_data=validation, initial_epoch=first, epochs=first + phase.epochs,
-                steps_per_epoch=steps, verbose=0, shuffle=False,
-                callbacks=[*_keepers(config, phase.epochs), _EpochLog(name, bar, self._log, self.task.headline_metric)],
-            )  # fmt: skip
-        if not math.isfinite(self._best_loss(name)):
+    def _fit(self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer]) -> None:
+        with self.progress.bar(data.phase, len(data.numbers) * data.steps) as bar:
+            self._fit_with(self.config, model, data, trained, bar, self._log)
+        if not math.isfinite(best_loss(self.history, data.phase)):
             raise ModelError(
-                f"training diverged: no finite validation loss in {name}; lower train.{name}.learning_rate"
+                f"training diverged: no finite validation loss in {data.phase}; lower train.{data.phase}.learning_rate"
             )
+
+    def _fit_with(
+        self, config: TrainConfig, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer], bar: Bar,
+        log: Callable[[EpochRow], None],
+    ) -> None:  # fmt: skip
+        fit_epochs(
+            model, data, config, self.task, trained_backbone=trained, seed=self.seed,
+            scale_loss=self.network.precision == "mixed_float16", bar=bar, log=log,
+        )  # fmt: skip
 
     def _log(self, row: EpochRow) -> None:
         self.history.append(row)
         self.on_epoch(row)
 
 
-def _keepers(config: TrainConfig, epochs: int) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that choose the weights: averaged where asked for, then the best on validation."""
-    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
-    best = keras.callbacks.EarlyStopping("val_loss", patience=config.patience or epochs, restore_best_weights=True)
-    return [*averaged, best]
-
-
-class _EpochLog(keras.callbacks.Callback):
-    """Moves the bar with every step and hands on a row with every epoch."""
-
-    def __init__(self, phase: str, bar: Bar, log: Callable[[EpochRow], None], metric: str) -> None:
-        super().__init__()
-        self._phase, self._bar, self._log, self._metric = phase, bar, log, metric
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        self._bar.advance()
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        logs = dict(logs or {})
-        splits = {
-            f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"train/{name}": float(value)
-            for name, value in logs.items()
-        }
-        rate = float(np.asarray(self.model.optimizer.learning_rate))
-        self._log({"epoch": epoch + 1, "phase": self._phase, **splits, "train/learning_rate": rate})
-        self._bar.advance(0, f"validation {logs[f'val_{self._metric}']:.3f}")
+def _apart(cut: Cut) -> keras.Model:
+    """Returns the top as a model of its own: compiling it would put a phase's optimizer into the saved network."""
+    features = keras.Input(cut.top.input_shape[1:], dtype=cut.top.input.dtype)
+    return keras.Model(features, cut.top(features))

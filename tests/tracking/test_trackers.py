@@ -22,6 +22,7 @@ from pipeline.errors import TrackingError
 from pipeline.tracking import MemoryTracker, MlflowTracker, NullTracker, Tracker
 
 LABELS = ["cat", "dog", "owl"]
+HISTORY = [{"train/loss": 2.0, "validation/loss": 1.5}, {"train/loss": 1.0, "validation/loss": 1.25}]
 METHODS = [name for name, member in vars(Tracker).items() if inspect.isfunction(member) and not name.startswith("_")]
 
 TrackerFactory = Callable[[Path], Tracker]
@@ -88,6 +89,7 @@ def test_back_ends_take_a_whole_run(factory: TrackerFactory, root: Path, export_
     tracker.log_artifact(export_dir / "labels.txt")
     tracker.log_artifact(export_dir, "evaluation")
     tracker.log_table("per_class", {"class": LABELS, "f1": [0.5, math.nan, 1.0]})
+    tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": math.nan}, HISTORY)
     tracker.log_dataset(name="stamps", digest="ab" * 32, source="data/stamps", counts={"train": 3, "test": 1})
     tracker.log_model(export_dir, labels=LABELS, example=b"image")
     tracker.set_tags({"stage": "export"})
@@ -112,6 +114,18 @@ def test_memory_keeps_what_was_logged() -> None:
     assert tracker.params == {"train.epochs": "3"}
     assert tracker.metrics == {"train/loss": [(0, 1.0), (1, 0.5)]}
     assert tracker.tags == {"task": "classification"}
+
+
+def test_memory_keeps_trials_apart_from_the_run() -> None:
+    tracker = MemoryTracker()
+    started(tracker)
+    tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
+    assert tracker.trials == {
+        "stamps-1 trial 1": {
+            "params": {"learning_rate": "0.1"}, "metrics": {"validation/kept_loss": 1.25}, "history": HISTORY,
+        }
+    }  # fmt: skip
+    assert (tracker.params, tracker.metrics) == ({}, {})
 
 
 def test_params_are_flattened_and_spelt_like_the_config() -> None:
@@ -189,6 +203,35 @@ def test_finish_tells_status_and_reason(tracker: MlflowTracker, client: Any, sta
     assert run.info.end_time is not None
     assert run.data.tags["reason"] == "no space left"
     assert run.data.tags["mlflow.note.content"] == f"{status}: no space left\n\nThree classes."
+
+
+def test_a_trial_is_a_finished_run_below_its_own(tracker: MlflowTracker, client: Any) -> None:
+    parent = client.get_run(started(tracker))
+    tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
+    tracker.log_trial("stamps-1 trial 2", {"learning_rate": 9.0}, {"validation/kept_loss": math.nan}, [])
+    tracker.log_metrics({"train/loss": 0.5}, step=1)  # goes to the run itself again
+
+    nested = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    runs = client.search_runs([parent.info.experiment_id], nested, order_by=["attributes.start_time"])
+    assert [run.info.run_name for run in runs] == ["stamps-1 trial 1", "stamps-1 trial 2"]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert all(run.info.end_time is not None for run in runs)
+    assert [run.data.params for run in runs] == [{"learning_rate": "0.1"}, {"learning_rate": "9.0"}]
+    history = client.get_metric_history(runs[0].info.run_id, "validation/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1.5), (2, 1.25)]
+    assert runs[0].data.metrics["validation/kept_loss"] == 1.25
+    assert math.isnan(runs[1].data.metrics["validation/kept_loss"])
+    own = client.get_run(parent.info.run_id)
+    assert (own.info.status, own.data.params, own.data.metrics) == ("RUNNING", {}, {"train/loss": 0.5})
+
+
+def test_a_trial_that_cannot_be_recorded_is_not_left_running(tracker: MlflowTracker, client: Any) -> None:
+    parent = client.get_run(started(tracker))
+    with pytest.raises(TrackingError, match="could not record 'stamps-1 trial 1'"):
+        tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"no#name": 1.0}, HISTORY)
+    runs = client.search_runs([parent.info.experiment_id], "tags.mlflow.parentRunId != ''")
+    assert [run.info.status for run in runs] == ["FAILED"]
+    assert client.get_run(parent.info.run_id).info.status == "RUNNING"
 
 
 def test_nothing_but_the_store_is_touched(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.train.bank.keys import row_keys, trunk_description, view_keys
 from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
 from pipeline.train.bank.store import FeatureStore, in_words, mark_used
 from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
-from pipeline.train.extraction import measure_speed, padded_forward
+from pipeline.train.extraction import Forward, measure_speed, padded_forward
 
 #: Rows, and bytes, that are computed before they are committed: what a killed process loses at most.
 CHUNK_ROWS, CHUNK_BYTES = 64, 32 * 2**20
@@ -34,6 +35,33 @@ class Wanted:
 
     images: Images
     kept: int = 0
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Features at a lower cut, from which those of another bank follow without a look at the pixels.
+
+    Attributes:
+        cut: Its name.
+        upper: Features there -> features here.
+        features: Of the same sets of images and views.
+    """
+
+    cut: str
+    upper: keras.Model
+    features: Sequence[BankedFeatures]
+
+    def batches(self, missing: _Missing, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields the rows of what is missing, in its order."""
+        ends = np.cumsum([len(of.images) for of in self.features])
+        for start in range(0, len(missing.keys), batch_size):
+            images, numbers = (of[start : start + batch_size] for of in (missing.rows, missing.numbers))
+            sets = np.searchsorted(ends, images, side="right")
+            rows = np.empty((len(images), *self.upper.input_shape[1:]), np.float32)
+            for number in np.unique(sets):
+                where, features = sets == number, self.features[number]
+                rows[where] = features.take(images[where] - (ends[number] - len(features.images)), numbers[where])
+            yield rows
 
 
 @dataclass(frozen=True)
@@ -65,14 +93,14 @@ class _Missing:
         images: All images of all sets.
         views: For each image the numbers of its views that are missing, 0 for the image as it is.
         keys: Of all these, one after the other.
-        augmented: Likewise, whether it is an augmented view.
+        numbers: Likewise, the view's number.
         rows: Likewise, the image's number.
     """
 
     images: Images
     views: Sequence[Sequence[int]]
     keys: Keys
-    augmented: np.ndarray
+    numbers: np.ndarray
     rows: np.ndarray
 
 
@@ -87,18 +115,22 @@ class Bank:
         batch_size: The one that is always computed.
         dtype: Of augmented views on disk; images as they are, which are evaluated too, always have float32.
         title: Names backbone and cut, for people.
+        lower: What to compute from instead of from pixels, if there is such.
 
     Attributes:
-        forward_passes: Images passed through the trunk so far, an augmented view counted as an image.
+        forward_passes: Images passed through the trunk so far, an augmented view counted as an image. Features that
+            follow from those at a lower cut are not counted again.
     """
 
     def __init__(
         self, store: FeatureStore, trunk: keras.Model, spec: InputSpec, policy: Policy, *, batch_size: int,
-        dtype: str, title: str,
+        dtype: str, title: str, lower: Lower | None = None,
     ) -> None:  # fmt: skip
         self._store, self._spec, self._policy, self._batch_size = store, spec, policy, batch_size
-        self._forward = padded_forward(trunk, batch_size)
-        common = trunk_description(trunk, spec, batch_size=batch_size) | {"title": title}
+        self._lower, self._trunk = lower, trunk
+        # Where a graph is parted decides which of its operations are fused, and so the last bits of an answer.
+        parted = lower.cut if lower else None
+        common = trunk_description(trunk, spec, batch_size=batch_size) | {"title": title, "parted_at": parted}
         plain = common | {"dtype": "float32", "policy": None, "transforms": []}
         views = common | {"dtype": dtype, "policy": policy.digest, "transforms": policy.describe()}
         self._descriptions = (plain, views)
@@ -157,12 +189,12 @@ class Bank:
                 views.append(todo)
         images = _joined([of.images for of in wanted])
         of_rows, numbers, rows = zip(*entries, strict=True) if entries else ((), (), ())
-        return _Missing(images, views, np.array(of_rows, KEY), np.array(numbers) > 0, np.array(rows, int))
+        return _Missing(images, views, np.array(of_rows, KEY), np.array(numbers, int), np.array(rows, int))
 
     def _bytes(self, missing: _Missing) -> int:
         plain, views = self._shelves
-        count = int(missing.augmented.sum())
-        return count * views.row_bytes + (len(missing.keys) - count) * plain.row_bytes
+        count = int((missing.numbers > 0).sum())
+        return views.size_of(count) + plain.size_of(len(missing.keys) - count)
 
     def _fill(
         self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], progress: Progress, title: str
@@ -180,7 +212,8 @@ class Bank:
             self._store.make_room(size, found.files())
 
             def line(rate: float) -> str:
-                passes = f"{len(missing.keys):,} forward passes{_time(len(missing.keys), rate)}"
+                what = f"from {self._lower.cut}" if self._lower else "forward passes"
+                passes = f"{len(missing.keys):,} {what}{_time(len(missing.keys), rate)}"
                 return f"{_in_words(title, wanted)}; {passes}; {in_words(size)} more in the bank"
 
             if size:
@@ -194,22 +227,30 @@ class Bank:
         pending: list[np.ndarray] = []
         done = committed = 0
         clock = _Speedometer(lambda rate: progress.say(line(rate)))
-        batches = chosen_batches(missing.images, self._spec, self._policy, missing.views, self._batch_size)
+        forward, batches = self._source(missing)
         with progress.bar(title, len(missing.keys)) as bar:
-            for pixels in batches:
-                pending.append(self._forward(pixels))
+            for inputs in batches:
+                pending.append(forward(inputs))
                 done += len(pending[-1])
                 last = done == len(missing.keys)
                 clock.count(len(pending[-1]), last)
                 if last or done - committed >= CHUNK_ROWS or sum(rows.nbytes for rows in pending) >= CHUNK_BYTES:
                     self._commit(missing, slice(committed, done), np.concatenate(pending), writers)
                     pending, committed = [], done
-                self.forward_passes += len(pixels)
-                bar.advance(len(pixels))
+                self.forward_passes += 0 if self._lower else len(inputs)
+                bar.advance(len(inputs))
+
+    def _source(self, missing: _Missing) -> tuple[Forward, Iterable[Any]]:
+        """Returns what computes features, and batches of what it computes them from."""
+        if self._lower:
+            return padded_forward(self._lower.upper, self._batch_size), self._lower.batches(missing, self._batch_size)
+        pixels = chosen_batches(missing.images, self._spec, self._policy, missing.views, self._batch_size)
+        return padded_forward(self._trunk, self._batch_size), pixels
 
     def _commit(self, missing: _Missing, chunk: slice, rows: np.ndarray, writers: Sequence[Writer]) -> None:
-        check_unchanged(missing.images, sorted(set(missing.rows[chunk].tolist())))
-        augmented = missing.augmented[chunk]
+        if not self._lower:
+            check_unchanged(missing.images, sorted(set(missing.rows[chunk].tolist())))
+        augmented = missing.numbers[chunk] > 0
         parts = zip(writers, self._shelves, self._descriptions, (~augmented, augmented), strict=True)
         for writer, shelf, description, which in parts:
             if not which.any():
@@ -221,12 +262,13 @@ class Bank:
             writer.commit(missing.keys[chunk][which], rows[which])
 
     def _computed(self, wanted: Sequence[Wanted], progress: Progress, line: str) -> list[Features]:
-        rate = measure_speed(self._forward, self._spec, self._batch_size, MEASURED_SECONDS)
+        forward = padded_forward(self._trunk, self._batch_size)
+        rate = measure_speed(forward, self._spec, self._batch_size, MEASURED_SECONDS)
         views = sum(len(of.images) for of in wanted)
         progress.say(f"{line}; {views:,} forward passes an epoch{_time(views, rate)}")
         return [
             ComputedFeatures(
-                of.images, of.kept, self._spec, self._policy, self._forward, self._batch_size, self._count
+                of.images, of.kept, self._spec, self._policy, forward, self._batch_size, self._count
             )
             for of in wanted
         ]  # fmt: skip

@@ -79,6 +79,10 @@ class Shelf:
         """Bytes of one row."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def size_of(self, count: int) -> int:
+        """Returns the bytes that so many more rows take at most, their part of the index included."""
+        return count * (self.row_bytes + _ENTRY.itemsize + _BLOCK.size)
+
     def open(self) -> Rows:
         """Returns the rows that are committed now."""
         segments = (self._open_segment(index) for index in self._indices())

@@ -1,0 +1,107 @@
+"""The epochs of one phase: one model is fitted, and the weights of the best validation loss are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import FineTuneConfig, TrainConfig
+from pipeline.progress import Bar
+from pipeline.tasks.base import Task
+from pipeline.train.mixing import mix_batches
+from pipeline.train.optimizer import build_optimizer, rate_multipliers
+
+#: One row of `history.csv`: epoch from 1, phase and the metrics, `train/loss`, `validation/top_1` and so on.
+EpochRow = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """What a phase trains on, whatever its settings are.
+
+    Attributes:
+        phase: "head" or "fine_tune".
+        numbers: Of its epochs, counted from 0 over both phases.
+        steps: Batches an epoch.
+        train: (inputs, targets, loss weights) of all epochs, one after the other.
+        validation: (inputs, targets).
+    """
+
+    phase: str
+    numbers: range
+    steps: int
+    train: tf.data.Dataset
+    validation: tf.data.Dataset
+
+
+def fit_epochs(
+    model: keras.Model, data: Epochs, config: TrainConfig, task: Task, *,
+    trained_backbone: Sequence[keras.layers.Layer], seed: int, scale_loss: bool, bar: Bar,
+    log: Callable[[EpochRow], None],
+) -> None:  # fmt: skip
+    """Trains a model in place with the phase's settings.
+
+    Args:
+        model: Compiled here.
+        data: What it sees.
+        config: Of both phases; `head.learning_rate` is a number.
+        task: Gives loss and metrics.
+        trained_backbone: The layers of the backbone that are in the model and learn.
+        seed: Of mixing.
+        scale_loss: Whether the loss is scaled, as float16 needs it: else gradients below 6e-8 would be taken for 0.
+        bar: Moved with every step.
+        log: Called with a row an epoch.
+    """
+    phase = config.fine_tune if data.phase == "fine_tune" else config.head
+    rate_at_cut = phase.rate_at_cut if isinstance(phase, FineTuneConfig) else 1.0
+    rates = rate_multipliers(model, trained_backbone, rate_at_cut)
+    optimizer = build_optimizer(phase, model, rates, steps_per_epoch=data.steps, ema=config.ema)
+    if scale_loss:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # XLA makes depthwise networks 5 to 10 times slower on a CPU.
+    model.compile(optimizer, task.loss(config.label_smoothing), metrics=task.training_metrics(), jit_compile=False)
+    model.fit(
+        mix_batches(data.train, mixup=config.mixup, cutmix=config.cutmix, seed=seed + data.numbers.start),
+        validation_data=data.validation, initial_epoch=data.numbers.start, epochs=data.numbers.stop,
+        steps_per_epoch=data.steps, verbose=0, shuffle=False,
+        callbacks=[*_keepers(config, len(data.numbers)), _EpochLog(data.phase, bar, log, task.headline_metric)],
+    )  # fmt: skip
+
+
+def best_loss(history: Sequence[EpochRow], phase: str) -> float:
+    """Returns the lowest validation loss of a phase, infinity where none was finite."""
+    losses = [float(row["validation/loss"]) for row in history if row["phase"] == phase]
+    return min(filter(math.isfinite, losses), default=math.inf)
+
+
+def _keepers(config: TrainConfig, epochs: int) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that choose the weights: averaged where asked for, then the best on validation."""
+    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
+    best = keras.callbacks.EarlyStopping("val_loss", patience=config.patience or epochs, restore_best_weights=True)
+    return [*averaged, best]
+
+
+class _EpochLog(keras.callbacks.Callback):
+    """Moves the bar with every step and hands on a row with every epoch."""
+
+    def __init__(self, phase: str, bar: Bar, log: Callable[[EpochRow], None], metric: str) -> None:
+        super().__init__()
+        self._phase, self._bar, self._log, self._metric = phase, bar, log, metric
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._bar.advance()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        logs = dict(logs or {})
+        splits = {
+            f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"train/{name}": float(value)
+            for name, value in logs.items()
+        }
+        rate = float(np.asarray(self.model.optimizer.learning_rate))
+        self._log({"epoch": epoch + 1, "phase": self._phase, **splits, "train/learning_rate": rate})
+        self._bar.advance(0, f"validation {logs[f'val_{self._metric}']:.3f}")
