@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from pipeline.ingest.manifest import Manifest
 
 #: Odd, so that multiplying by it permutes the 64-bit integers (Weyl sequence); spreads neighbouring view numbers.
 _STRIDE = -7046029254386353131
+
+#: Images that are decoded at a time.
+_CORES = os.cpu_count() or 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def chosen_batches(
     flat = np.array([view for wanted in views for view in wanted], np.int32)
     files = [path for path, length in zip(images.paths, lengths, strict=True) if length]
     pixels = tf.data.Dataset.from_tensor_slices(files or np.empty(0, str)).map(
-        _reader(spec), tf.data.AUTOTUNE, deterministic=True
+        _reader(spec), _CORES, deterministic=True
     )
     seeds = np.repeat(images.seeds, lengths)
     if any(length > 1 for length in lengths):
@@ -138,7 +142,7 @@ def chosen_batches(
         pixels = pixels.flat_map(lambda image, length: tf.data.Dataset.from_tensors(image).repeat(length))
     rows = tf.data.Dataset.zip(pixels, *map(tf.data.Dataset.from_tensor_slices, (seeds, flat)))
     augment = _augmenter(spec, policy if flat.any() else Policy())
-    return rows.batch(batch_size).map(augment, 2, deterministic=True).prefetch(2)
+    return untuned(rows.batch(batch_size).map(augment, 2, deterministic=True).prefetch(2))
 
 
 def live_batches(
@@ -153,11 +157,12 @@ def live_batches(
     targets, weights = tf.constant(images.targets), tf.constant(images.weights)
     read, augment = _reader(spec), _augmenter(spec, policy)
 
+    @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = epoch_order(len(images), seed, epoch)
         views = tf.gather(epoch_views(len(images), seed, epoch, kept), order)
         pixels = tf.data.Dataset.from_tensor_slices((order, views)).map(
-            lambda row, view: (read(paths[row]), seeds[row], view, targets[row]), tf.data.AUTOTUNE, deterministic=True
+            lambda row, view: (read(paths[row]), seeds[row], view, targets[row]), _CORES, deterministic=True
         )
         return pixels.batch(batch_size).map(
             lambda pixels, roots, views, wanted: (
@@ -167,7 +172,18 @@ def live_batches(
             deterministic=True,
         )  # fmt: skip
 
-    return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(2)
+    return untuned(tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(2))
+
+
+def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the batches without TensorFlow's search for better numbers of threads while they are read.
+
+    All numbers are given here; and an iterator that ends waits for the thread that searches, every other time for more
+    than a second and a half (TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
 
 @contextmanager
@@ -210,7 +226,8 @@ def preview_images(manifest: Manifest, spec: InputSpec, count: int) -> tuple[lis
 
 
 def _reader(spec: InputSpec) -> Callable[[tf.Tensor], tf.Tensor]:
-    return lambda path: spec.decode(tf.io.read_file(path))
+    # Nothing to convert: the graph has no Python conditions, and looking for some takes a second in every process.
+    return tf.autograph.experimental.do_not_convert(lambda path: spec.decode(tf.io.read_file(path)))
 
 
 def _augmenter(spec: InputSpec, policy: Policy) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -223,6 +240,7 @@ def _augmenter(spec: InputSpec, policy: Policy) -> Callable[[tf.Tensor, tf.Tenso
         changed[rows] = policy.apply_batch(np.rint(pixels[rows]).astype(np.uint8), seeds[rows])
         return changed
 
+    @tf.autograph.experimental.do_not_convert
     def augment(pixels: tf.Tensor, seeds: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
         if not policy:
             return pixels

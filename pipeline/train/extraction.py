@@ -23,7 +23,7 @@ def padded_forward(network: keras.Model, batch_size: int) -> Forward:
     depend on how many images happen to stand beside it.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def answer(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(pixels, training=False), tf.float32)
 

@@ -23,7 +23,7 @@ from pipeline.train.bank.features import BankedFeatures, Features, feature_batch
 from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
-from pipeline.train.epochs import EpochRow, Epochs, best_loss, fit_epochs
+from pipeline.train.epochs import EpochRow, Epochs, Quick, best_loss, fit_epochs
 from pipeline.train.search import SearchResult, Trial
 from pipeline.train.trials import HeadTrials
 
@@ -261,4 +261,4 @@ class _Trainer:
 def _apart(cut: Cut) -> keras.Model:
     """Returns the top as a model of its own: compiling it would put a phase's optimizer into the saved network."""
     features = keras.Input(cut.top.input_shape[1:], dtype=cut.top.input.dtype)
-    return keras.Model(features, cut.top(features))
+    return Quick(features, cut.top(features))

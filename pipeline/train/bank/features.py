@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pipeline.augment.policy import Policy
 from pipeline.train.bank.shelf import Places, Rows
-from pipeline.train.dataset import Images, InputSpec, epoch_order, epoch_views, live_batches, view_batches
+from pipeline.train.dataset import Images, InputSpec, epoch_order, epoch_views, live_batches, untuned, view_batches
 from pipeline.train.extraction import Forward
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -144,9 +144,8 @@ def feature_batches(
     """Returns `features.epochs(...)` as a data set of float32; `shape` is that of one row."""
     targets = features.images.targets
     signature = tuple(tf.TensorSpec((None, *of), tf.float32) for of in (shape, targets.shape[1:], ()))
-    return tf.data.Dataset.from_generator(
-        lambda: features.epochs(seed, epochs, batch_size), output_signature=signature
-    ).prefetch(2)
+    data = tf.data.Dataset.from_generator(lambda: features.epochs(seed, epochs, batch_size), output_signature=signature)
+    return untuned(data.prefetch(2))
 
 
 def plain_batches(features: Features, shape: tuple[int, ...]) -> tf.data.Dataset:
@@ -160,6 +159,8 @@ def plain_batches(features: Features, shape: tuple[int, ...]) -> tf.data.Dataset
             row += len(values)
 
     signature = tuple(tf.TensorSpec((None, *of), tf.float32) for of in (shape, targets.shape[1:]))
-    data = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
+    if isinstance(features, BankedFeatures) and len(targets) <= features.plain_batch:
+        return tf.data.Dataset.from_tensors(next(batches()))  # small: no need to go through it anew in every epoch
+    data = untuned(tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1))
     # Keras takes a data set whose length it must guess for one that ended too early.
     return data.apply(tf.data.experimental.assert_cardinality(math.ceil(len(targets) / features.plain_batch)))
