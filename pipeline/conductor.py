@@ -121,10 +121,13 @@ class Conductor:
         """Manifest, network -> model.keras, history."""
         from pipeline.evaluate.figures import history_figure
         from pipeline.figures import save_figure
+        from pipeline.train.bank.keys import numeric_settings
         from pipeline.train.fit import strategy_scope, train
 
         augment, settings = self.config.augment.model_dump(mode="json"), self.config.train.model_dump(mode="json")
-        self.tracker.log_params({"seed": self.config.seed, "augment": augment, "train": settings})
+        numeric = numeric_settings(find_backbone(self.config.model.backbone).extraction_batch)
+        params = {"seed": self.config.seed, "augment": augment, "train": settings, "numeric": numeric}
+        self.tracker.log_params(params)
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
         with strategy_scope(self.config.train.strategy):

@@ -101,6 +101,8 @@ def test_what_the_tracker_is_told(whole: tuple[RunResult, MemoryTracker]) -> Non
     assert tracker.params["train.head.epochs"] == "2"
     assert tracker.params["train.fine_tune.from"] == "block1"
     assert tracker.params["ingest.split.seed"] == "0"
+    assert tracker.params["numeric.batch_size"] == "64"  # of the small CNN
+    assert {"numeric.onednn", "numeric.tensorflow"} <= set(tracker.params)
     assert (tracker.status, tracker.experiment) == ("FINISHED", "photos")
     assert tracker.description == result.headline
     (dataset,) = tracker.datasets.values()

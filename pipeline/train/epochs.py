@@ -89,7 +89,7 @@ class Quick(keras.Model):
         self._make("test_function", self.test_step, super().make_test_function, force)
 
     def _make(self, name: str, step: Callable[[Any], Any], usual: Callable[[bool], None], force: bool) -> None:
-        if self.distribute_strategy.num_replicas_in_sync > 1:
+        if tf.distribute.has_strategy():
             usual(force)
         elif getattr(self, name) is None or force:
             function = tf.function(lambda iterator: step(next(iterator)), autograph=False, reduce_retracing=True)

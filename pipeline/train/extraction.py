@@ -15,6 +15,9 @@ from pipeline.train.dataset import Images, InputSpec, view_batches
 
 Forward = Callable[[tf.Tensor], np.ndarray]
 
+#: For how long a speed is measured.
+MEASURED_SECONDS = 0.5
+
 
 def padded_forward(network: keras.Model, batch_size: int) -> Forward:
     """Returns a function of up to `batch_size` pixels -> the network's answer in inference mode, float32.
@@ -35,12 +38,12 @@ def padded_forward(network: keras.Model, batch_size: int) -> Forward:
     return forward
 
 
-def measure_speed(forward: Forward, spec: InputSpec, batch_size: int, seconds: float) -> float:
-    """Returns how many images a second pass through, measured on blank ones for about so long."""
+def measure_speed(forward: Forward, spec: InputSpec, batch_size: int) -> float:
+    """Returns how many images a second pass through, measured on blank ones."""
     blank = tf.zeros((batch_size, *spec.image_size, spec.channels))
     forward(blank)  # builds the graph
     began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < MEASURED_SECONDS:
         count += len(forward(blank))
     return count / (time.perf_counter() - began)
 
@@ -58,3 +61,39 @@ def extract(
             row += len(answer)
             bar.advance(len(answer))
     return values
+
+
+class Speedometer:
+    """Tells how many images a second are done, once, as soon as it has been measured.
+
+    From the second batch on: the first builds graphs.
+    """
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell: Callable[[float], None] | None = tell
+        self._began: float | None = None
+        self._images = 0
+
+    def count(self, images: int, last: bool = False) -> None:
+        """Counts images that were computed; at the last ones tells in any case."""
+        if self._tell is None:
+            return
+        now = time.perf_counter()
+        if self._began is None:
+            self._began = now
+            if not last:
+                return
+        else:
+            self._images += images
+        seconds = now - self._began
+        if last or seconds >= MEASURED_SECONDS:
+            self._tell(self._images / seconds if self._images else 0.0)
+            self._tell = None
+
+
+def expected(passes: int, rate: float) -> str:
+    """Returns what a measured speed means; nothing where there was too little to measure it."""
+    if not rate:
+        return ""
+    seconds = passes / rate
+    return f" at {rate:,.0f} images/s, about {f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'}"

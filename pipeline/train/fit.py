@@ -24,6 +24,7 @@ from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
 from pipeline.train.epochs import EpochRow, Epochs, Quick, best_loss, fit_epochs
+from pipeline.train.extraction import Speedometer, expected
 from pipeline.train.search import SearchResult, Trial
 from pipeline.train.trials import HeadTrials
 
@@ -210,11 +211,16 @@ class _Trainer:
             seed=self.seed, epochs=numbers, batch_size=self.config.batch_size,
         )  # fmt: skip
         images = len(self.data.train) + len(self.data.validation)
-        self.progress.say(
-            f"{name}: live, {images:,} images an epoch, fresh views in each; "
-            f"{len(numbers) * images:,} forward passes in {len(numbers)} epochs"
-        )
-        self._fit(self._join(cut), self._epochs(name, batches, self._validation_pixels()), trained)
+        passes = len(numbers) * images
+
+        def tell(rate: float) -> None:
+            self.progress.say(
+                f"{name}: live, fresh views in each epoch; {passes:,} forward passes{expected(passes, rate)}, no disk"
+            )
+
+        clock = Speedometer(tell)
+        data = self._epochs(name, batches, self._validation_pixels())
+        self._fit(self._join(cut), data, trained, on_step=lambda: clock.count(self.config.batch_size))
         self._live_passes += (len(self.history) - first) * images
 
     def _numbers(self, name: str) -> range:
@@ -236,9 +242,12 @@ class _Trainer:
         pixels = keras.Input(cut.trunk.input_shape[1:])
         return keras.Model(pixels, cut.top(InferenceMode(cut.trunk)(pixels)), name="live")
 
-    def _fit(self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer]) -> None:
+    def _fit(
+        self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer],
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         with self.progress.bar(data.phase, len(data.numbers) * data.steps) as bar:
-            self._fit_with(self.config, model, data, trained, bar, self._log)
+            self._fit_with(self.config, model, data, trained, _Counted(bar, on_step), self._log)
         if not math.isfinite(best_loss(self.history, data.phase)):
             raise ModelError(
                 f"training diverged: no finite validation loss in {data.phase}; lower train.{data.phase}.learning_rate"
@@ -256,6 +265,18 @@ class _Trainer:
     def _log(self, row: EpochRow) -> None:
         self.history.append(row)
         self.on_epoch(row)
+
+
+class _Counted:
+    """A bar that tells of each step it is moved by."""
+
+    def __init__(self, bar: Bar, on_step: Callable[[], None]) -> None:
+        self._bar, self._on_step = bar, on_step
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        if steps:
+            self._on_step()
+        self._bar.advance(steps, note)
 
 
 def _apart(cut: Cut) -> keras.Model:

@@ -123,6 +123,25 @@ def test_forward_passes_are_those_that_were_made(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize("features", ["live", "bank"])
+def test_a_line_says_what_training_will_cost(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, features: str
+) -> None:
+    monkeypatch.setattr("pipeline.train.extraction.MEASURED_SECONDS", 0.0)
+    said: list[str] = []
+
+    class Listener(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    fit(manifest, recipe(head=HEAD | {"epochs": 2}, features=features), progress=Listener())
+    passes = 52 if features == "bank" else 2 * 52
+    assert len(said) == 1
+    assert f"{passes:,} forward passes" in said[0]
+    assert (" images/s, about " in said[0]) == (features == "live")  # 52 images are one batch: nothing to measure
+    assert ("more in the bank" if features == "bank" else "no disk") in said[0]
+
+
+@pytest.mark.parametrize("features", ["live", "bank"])
 def test_cutmix_reaches_the_training(manifest: Manifest, features: str) -> None:
     plain, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features=features))
     cut, _ = fit(manifest, recipe(head=HEAD | {"epochs": 2}, features=features, cutmix=1.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.policy import Policy
-from pipeline.errors import ModelError
+from pipeline.errors import DataError, ModelError
 from pipeline.progress import Progress
 from pipeline.train.bank.features import BankedFeatures, ComputedFeatures, Features
 from pipeline.train.bank.keys import row_keys, trunk_description, view_keys
 from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
 from pipeline.train.bank.store import FeatureStore, in_words, mark_used
 from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
-from pipeline.train.extraction import Forward, measure_speed, padded_forward
+from pipeline.train.extraction import Forward, Speedometer, expected, measure_speed, padded_forward
 
 #: Rows, and bytes, that are computed before they are committed: what a killed process loses at most.
 CHUNK_ROWS, CHUNK_BYTES = 64, 32 * 2**20
-
-#: For how long the speed is measured, from the second batch on: the first builds the graph.
-MEASURED_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ class Bank:
         speed that is measured on the first batches, and why.
 
         Raises:
-            DataError: A file is not what it was at ingest.
+            DataError: A file is not what it was at ingest, or somebody deleted the bank meanwhile.
             ModelError: A feature is too large for float16.
         """
         keys = [self._keys(of) for of in wanted]
@@ -213,12 +209,15 @@ class Bank:
 
             def line(rate: float) -> str:
                 what = f"from {self._lower.cut}" if self._lower else "forward passes"
-                passes = f"{len(missing.keys):,} {what}{_time(len(missing.keys), rate)}"
+                passes = f"{len(missing.keys):,} {what}{expected(len(missing.keys), rate)}"
                 return f"{_in_words(title, wanted)}; {passes}; {in_words(size)} more in the bank"
 
             if size:
                 self._compute(missing, (plain, views), progress, title, line)
-            return self._find(keys, trusted=True)
+            found = self._find(keys, trusted=True)
+        if any((places < 0).any() for of in found.places for places in of):
+            raise DataError(f"features vanished from {self._store.root} while they were computed; run the stage again")
+        return found
 
     def _compute(
         self, missing: _Missing, writers: Sequence[Writer], progress: Progress, title: str,
@@ -226,7 +225,7 @@ class Bank:
     ) -> None:  # fmt: skip
         pending: list[np.ndarray] = []
         done = committed = 0
-        clock = _Speedometer(lambda rate: progress.say(line(rate)))
+        clock = Speedometer(lambda rate: progress.say(line(rate)))
         forward, batches = self._source(missing)
         with progress.bar(title, len(missing.keys)) as bar:
             for inputs in batches:
@@ -263,9 +262,9 @@ class Bank:
 
     def _computed(self, wanted: Sequence[Wanted], progress: Progress, line: str) -> list[Features]:
         forward = padded_forward(self._trunk, self._batch_size)
-        rate = measure_speed(forward, self._spec, self._batch_size, MEASURED_SECONDS)
+        rate = measure_speed(forward, self._spec, self._batch_size)
         views = sum(len(of.images) for of in wanted)
-        progress.say(f"{line}; {views:,} forward passes an epoch{_time(views, rate)}")
+        progress.say(f"{line}; {views:,} forward passes an epoch{expected(views, rate)}")
         return [
             ComputedFeatures(
                 of.images, of.kept, self._spec, self._policy, forward, self._batch_size, self._count
@@ -275,29 +274,6 @@ class Bank:
 
     def _count(self, images: int) -> None:
         self.forward_passes += images
-
-
-class _Speedometer:
-    """Tells the speed once, as soon as it has been measured."""
-
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell: Callable[[float], None] | None = tell
-        self._began: float | None = None
-        self._images = 0
-
-    def count(self, images: int, last: bool) -> None:
-        """Counts images that were computed; at the last ones tells in any case."""
-        if self._tell is None:
-            return
-        now = time.perf_counter()
-        if self._began is None:
-            self._began = now
-        else:
-            self._images += images
-        seconds = now - self._began
-        if last or seconds >= MEASURED_SECONDS:
-            self._tell(self._images / seconds if self._images else 0.0)
-            self._tell = None
 
 
 def _joined(images: Sequence[Images]) -> Images:
@@ -313,11 +289,3 @@ def _in_words(title: str, wanted: Sequence[Wanted]) -> str:
     images = sum(len(of.images) for of in wanted)
     views = sum(len(of.images) * (1 + of.kept) for of in wanted)
     return f"{title}: {images:,} images, {views:,} views"
-
-
-def _time(passes: int, rate: float) -> str:
-    """Returns what a measured speed means; nothing where there was too little to measure it."""
-    if not rate:
-        return ""
-    seconds = passes / rate
-    return f" at {rate:,.0f} images/s, about {f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'}"

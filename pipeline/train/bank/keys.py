@@ -34,10 +34,19 @@ _OF_TRAINING = ("trainable", "seed", "activity_regularizer", "build_config", "mo
 _OF_TRAINING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
-def trunk_description(trunk: keras.Model, spec: InputSpec, *, batch_size: int) -> dict[str, Any]:
-    """Returns all that a trunk's answers depend on beside the image, as a JSON document."""
+def numeric_settings(batch_size: int) -> dict[str, Any]:
+    """Returns the settings that change the last bits of an answer: they are fixed, and recorded in the run."""
     import tensorflow as tf
 
+    return {
+        "batch_size": batch_size,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "tensorflow": tf.__version__,
+    }
+
+
+def trunk_description(trunk: keras.Model, spec: InputSpec, *, batch_size: int) -> dict[str, Any]:
+    """Returns all that a trunk's answers depend on beside the image, as a JSON document."""
     return {
         "trunk": network_digest(trunk),
         "shape": list(trunk.output_shape[1:]),
@@ -45,9 +54,7 @@ def trunk_description(trunk: keras.Model, spec: InputSpec, *, batch_size: int) -
         "channels": spec.channels,
         "resize": spec.resize,
         "pixels": _code_digest(),
-        "batch_size": batch_size,
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
-        "tensorflow": tf.__version__,
+        **numeric_settings(batch_size),
     }
 
 

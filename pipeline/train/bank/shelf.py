@@ -51,6 +51,7 @@ class Segment:
         rows: `(n, *shape)`, mapped from the file, not read.
         memory: The map under `rows`, None where there is no row.
         index_bytes: How much of the index is whole.
+        damaged: Whether more follows than a process could leave that was killed while it wrote.
     """
 
     index: Path
@@ -58,6 +59,7 @@ class Segment:
     rows: np.ndarray
     memory: mmap.mmap | None
     index_bytes: int
+    damaged: bool
 
 
 class Shelf:
@@ -121,28 +123,29 @@ class Shelf:
         try:
             with index.with_suffix(".rows").open("rb") as file:
                 whole = os.fstat(file.fileno()).st_size // self.row_bytes
-                entries, index_bytes = _read_entries(index.read_bytes(), whole)
+                entries, index_bytes, damaged = _read_entries(index.read_bytes(), whole)
                 count = len(entries)
                 memory = mmap.mmap(file.fileno(), count * self.row_bytes, access=mmap.ACCESS_READ) if count else None
         except OSError:  # deleted by another process to make room
             return None
         flat = np.frombuffer(memory if memory is not None else b"", self.dtype)
-        return Segment(index, entries, flat.reshape(count, *self.shape), memory, index_bytes)
+        return Segment(index, entries, flat.reshape(count, *self.shape), memory, index_bytes, damaged)
 
 
-def _read_entries(contents: bytes, whole_rows: int) -> tuple[np.ndarray, int]:
-    """Returns the entries of the blocks that are whole, and where the last of these ends."""
-    found, at, rows = [], 0, 0
+def _read_entries(contents: bytes, whole_rows: int) -> tuple[np.ndarray, int, bool]:
+    """Returns the entries of the blocks that are whole, where the last of these ends, and whether damage follows."""
+    found, at, rows, damaged = [], 0, 0, False
     while at + _BLOCK.size <= len(contents):
         mark, first, count, checksum = _BLOCK.unpack_from(contents, at)
         end = at + _BLOCK.size + count * _ENTRY.itemsize
         payload = contents[at + _BLOCK.size : end]
         sound = mark == _MARK and first == rows and end <= len(contents) and zlib.crc32(payload) == checksum
         if not sound or rows + count > whole_rows:
+            damaged = end <= len(contents) or mark != _MARK  # a block that was torn is the last, and too short
             break
         found.append(np.frombuffer(payload, _ENTRY))
         at, rows = end, rows + count
-    return np.concatenate(found) if found else np.empty(0, _ENTRY), at
+    return np.concatenate(found) if found else np.empty(0, _ENTRY), at, damaged
 
 
 class Writer:
@@ -183,10 +186,11 @@ class Writer:
         if self._files is None:
             self._shelf.folder.mkdir(parents=True, exist_ok=True)
             last = self._shelf.last_segment()
-            full = last is None or len(last.entries) * self._shelf.row_bytes >= SEGMENT_BYTES
-            path = self._shelf.next_index() if last is None or full else last.index
-            self._count = 0 if last is None or full else len(last.entries)
-            self._index_bytes = 0 if last is None or full else last.index_bytes
+            # After damage nothing is cut off: other processes may have mapped what was sound when they opened it.
+            if last is None or last.damaged or len(last.entries) * self._shelf.row_bytes >= SEGMENT_BYTES:
+                path, self._count, self._index_bytes = self._shelf.next_index(), 0, 0
+            else:
+                path, self._count, self._index_bytes = last.index, len(last.entries), last.index_bytes
             self._files = _open_at(path.with_suffix(".rows")), _open_at(path)
             os.ftruncate(self._files[1], self._index_bytes)
             os.ftruncate(self._files[0], self._count * self._shelf.row_bytes)
@@ -244,7 +248,9 @@ class Rows:
         return places
 
     def take(self, places: Places) -> np.ndarray:
-        """Returns the rows at some places, `(*places.shape, *shape)` float32; none of the places may be -1."""
+        """Returns the rows at some places, `(*places.shape, *shape)` float32; `KeyError` where one of them is -1."""
+        if places.size and places.min() < 0:
+            raise KeyError("a row that is not on the shelf")
         taken = np.empty((places.size, *self.shape), np.float32)
         for segment, rows, where in self._by_segment(places):
             taken[where] = segment.rows[rows]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -342,6 +343,16 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
     bank.store = FeatureStore(tmp_path / "fresh")
     (fresh,) = bank.open(wanted)
     np.testing.assert_array_equal(values(train), values(fresh))
+
+
+def test_a_bank_that_is_deleted_while_it_is_filled_is_an_error(bank: Counted, tmp_path: Path) -> None:
+    class Deleting(Said):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            shutil.rmtree(bank.store.root, ignore_errors=True)
+
+    bank.said = Deleting()
+    with pytest.raises(DataError, match="vanished"):
+        bank.open(Wanted(make_images(tmp_path / "p", range(9)), 1))
 
 
 def test_a_process_that_finds_another_at_it_waits_and_takes_its_rows(

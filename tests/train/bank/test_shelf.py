@@ -151,6 +151,28 @@ def test_a_damaged_row_can_be_written_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.take(opened.find(keys(1))), rows(1))
 
 
+def test_nothing_that_was_sound_once_is_cut_off(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    for chunk in ([1, 2], [3], [4]):
+        put(shelf, *chunk)
+    opened, index = shelf.open(), tmp_path / "shelf" / "00000000.index"
+    contents = bytearray(index.read_bytes())
+    contents[20] ^= 1  # in the first block, of which others follow
+    index.write_bytes(contents)
+    put(shelf, 5)
+    assert (tmp_path / "shelf" / "00000001.rows").stat().st_size == 60
+    np.testing.assert_array_equal(opened.take(opened.find(keys(1, 2, 3, 4))), rows(1, 2, 3, 4))  # no SIGBUS
+    assert held(shelf.open(), 1, 2, 3, 4, 5) == [False] * 4 + [True]
+
+
+def test_a_row_that_is_not_there_cannot_be_taken(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    put(shelf, 1)
+    opened = shelf.open()
+    with pytest.raises(KeyError):
+        opened.take(opened.find(keys(1, 2)))
+
+
 def test_a_shelf_is_filled_by_one_process_at_a_time(tmp_path: Path) -> None:
     shelf, waits = make_shelf(tmp_path), []
     other = filelock.FileLock(tmp_path / ".locks" / "shelf.lock")
