@@ -96,7 +96,7 @@ class AugmentConfig(Section):
     """Section `augment`: random changes to training images."""
 
     views: int = Field(
-        1, ge=0, le=1000, description="augmented views kept of each training image in features: bank; 0: none"
+        4, ge=0, le=1000, description="augmented views kept of each training image in features: bank; 0: none"
     )
     seed: int = Field(0, ge=0, description="which augmented views")
     transforms: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(
