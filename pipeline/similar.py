@@ -233,7 +233,6 @@ def _bank_rows(
 
     nothing = np.zeros((len(train), 0), np.float32)
     store = FeatureStore(_project(run) / ".cache" / "features", int(config.train.bank.budget_gb * GIB))
-    # The title is part of what a shelf is found by: the one that training gives it.
     bank = Bank(
         store, trunk, spec, Policy(), batch_size=network.row.extraction_batch, dtype="float32",
         title=f"{network.row.name} to {FEATURES}",

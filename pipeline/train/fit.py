@@ -186,6 +186,8 @@ class _Trainer:
         )
         data = self._epochs(name, batches, plain_batches(validation, shape))
         if name == "head" and self.config.searched:
+            if not isinstance(train, BankedFeatures):
+                self.progress.say("search: without the bank each trial computes all features anew in every epoch")
             self._search(cut, data)
         else:
             self._fit(_apart(cut), data, trained)

@@ -15,9 +15,9 @@ from pipeline.augment.policy import Policy
 from pipeline.errors import DataError, ModelError
 from pipeline.progress import Progress
 from pipeline.train.bank.features import BankedFeatures, ComputedFeatures, Features
-from pipeline.train.bank.keys import row_keys, trunk_description, view_keys
+from pipeline.train.bank.keys import network_digest, row_keys, trunk_description, view_description, view_keys
 from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
-from pipeline.train.bank.store import FeatureStore, in_words, mark_used
+from pipeline.train.bank.store import FeatureStore, in_words
 from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
 from pipeline.train.extraction import Forward, Speedometer, expected, measure_speed, padded_forward
 
@@ -125,10 +125,10 @@ class Bank:
         self._store, self._spec, self._policy, self._batch_size = store, spec, policy, batch_size
         self._lower, self._trunk = lower, trunk
         # Where a graph is parted decides which of its operations are fused, and so the last bits of an answer.
-        parted = lower.cut if lower else None
-        common = trunk_description(trunk, spec, batch_size=batch_size) | {"title": title, "parted_at": parted}
+        parted = network_digest(lower.upper) if lower else None
+        common = trunk_description(trunk, spec, batch_size=batch_size) | {"title": title, "parted": parted}
         plain = common | {"dtype": "float32", "policy": None, "transforms": []}
-        views = common | {"dtype": dtype, "policy": policy.digest, "transforms": policy.describe()}
+        views = common | view_description(policy, dtype)
         self._descriptions = (plain, views)
         self._shelves: tuple[Shelf, Shelf] = (store.shelf(plain), store.shelf(views))
         self.forward_passes = 0
@@ -136,8 +136,8 @@ class Bank:
     def open(self, wanted: Sequence[Wanted], progress: Progress, title: str) -> list[Features]:
         """Returns the features of each set, from the bank; computed batch by batch where the bank cannot hold them.
 
-        Which of the two makes no difference to the rows, but for float16. One line says what is to be done, with a
-        speed that is measured on the first batches, and why.
+        Which of the two makes no difference to the rows but for float16 and, where there is a `lower`, the last bits.
+        One line says what is to be done, with a speed that is measured on the first batches, and why.
 
         Raises:
             DataError: A file is not what it was at ingest, or somebody deleted the bank meanwhile.
@@ -146,15 +146,16 @@ class Bank:
         keys = [self._keys(of) for of in wanted]
         found = self._find(keys)
         missing = self._missing(wanted, keys, found)
-        reason = self._store.missing_room(self._bytes(missing), found.files())
+        reason = self._store.missing_room(self._bytes(missing), self._bytes_there(found), found.files())
         what = _in_words(title, wanted)
+        if not len(missing.keys):
+            progress.say(f"{what}; 0 forward passes, the bank has them all")
+        elif not reason:
+            filled = self._fill(wanted, keys, found, progress, title)
+            reason, found = (filled, found) if isinstance(filled, str) else (None, filled)
         if reason:
             return self._computed(wanted, progress, f"{what}; live, since {reason}")
-        if len(missing.keys):
-            found = self._fill(wanted, keys, progress, title)
-        else:
-            progress.say(f"{what}; 0 forward passes, the bank has them all")
-        mark_used(found.files())
+        self._store.use(found.files())
         sets = zip(wanted, found.places, strict=True)
         return [BankedFeatures(of.images, found.plain, plain, found.views, views) for of, (plain, views) in sets]
 
@@ -164,11 +165,18 @@ class Bank:
         seeds = view_seeds(tf.constant(wanted.images.seeds)[None], tf.constant(numbers)[:, None]).numpy()
         return row_keys(contents), view_keys(contents, self._policy, seeds)
 
-    def _find(self, keys: Sequence[tuple[Keys, Keys]], *, trusted: bool = False) -> _Found:
-        """Returns what there is; rows that were damaged on the disk do not count, unless all were just looked at."""
+    def _find(self, keys: Sequence[tuple[Keys, Keys]], before: _Found | None = None) -> _Found:
+        """Returns what there is; rows that were damaged on the disk do not count.
+
+        What was found `before` is not looked at again.
+        """
         plain, views = (shelf.open() for shelf in self._shelves)
-        look = Rows.find if trusted else Rows.find_intact
-        return _Found(plain, views, [(look(plain, of_plain), look(views, of_views)) for of_plain, of_views in keys])
+        known = [tuple(of >= 0 for of in both) for both in before.places] if before else [(None, None)] * len(keys)
+        places = [
+            (plain.find_intact(of_plain, sound), views.find_intact(of_views, sound_views))
+            for (of_plain, of_views), (sound, sound_views) in zip(keys, known, strict=True)
+        ]
+        return _Found(plain, views, places)
 
     def _missing(self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], found: _Found) -> _Missing:
         """Returns what there is not, each key once though two images may be equal."""
@@ -192,20 +200,26 @@ class Bank:
         count = int((missing.numbers > 0).sum())
         return views.size_of(count) + plain.size_of(len(missing.keys) - count)
 
+    def _bytes_there(self, found: _Found) -> int:
+        there = [sum(int((of >= 0).sum()) for of in both) for both in zip(*found.places, strict=True)]
+        return sum(shelf.size_of(count) for shelf, count in zip(self._shelves, there, strict=True))
+
     def _fill(
-        self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], progress: Progress, title: str
-    ) -> _Found:
-        """Computes what is missing while no other process does; returns what there is then."""
+        self, wanted: Sequence[Wanted], keys: Sequence[tuple[Keys, Keys]], found: _Found, progress: Progress, title: str
+    ) -> _Found | str:
+        """Computes what is missing while no other process does; returns what there is then, or why it cannot be."""
 
         def on_wait() -> None:
-            progress.say(f"{title}: another process computes the same features; waiting for it")
+            progress.say(f"{title}: another process computes features of the same layers; waiting for it")
 
         # The plain shelf first, always: two processes must not wait for each other.
         with self._shelves[0].filling(on_wait) as plain, self._shelves[1].filling(on_wait) as views:
-            found = self._find(keys)
+            found = self._find(keys, found)
             missing = self._missing(wanted, keys, found)
             size = self._bytes(missing)
-            self._store.make_room(size, found.files())
+            reason = self._store.make_room(size, found.files(), self._shelves)
+            if reason:
+                return reason
 
             def line(rate: float) -> str:
                 what = f"from {self._lower.cut}" if self._lower else "forward passes"
@@ -214,7 +228,7 @@ class Bank:
 
             if size:
                 self._compute(missing, (plain, views), progress, title, line)
-            found = self._find(keys, trusted=True)
+            found = self._find(keys, found)
         if any((places < 0).any() for of in found.places for places in of):
             raise DataError(f"features vanished from {self._store.root} while they were computed; run the stage again")
         return found
@@ -261,6 +275,8 @@ class Bank:
             writer.commit(missing.keys[chunk][which], rows[which])
 
     def _computed(self, wanted: Sequence[Wanted], progress: Progress, line: str) -> list[Features]:
+        for of in wanted:
+            check_unchanged(of.images, range(len(of.images)))
         forward = padded_forward(self._trunk, self._batch_size)
         rate = measure_speed(forward, self._spec, self._batch_size)
         views = sum(len(of.images) for of in wanted)

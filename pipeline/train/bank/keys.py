@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: change here must not need to be remembered anywhere.
 _PIXEL_CODE = ("pipeline.images.graph", "pipeline.images.orientation", "pipeline.train.dataset")
 
+#: Likewise the code of augmented views.
+_VIEW_CODE = ("pipeline.augment.policy", "pipeline.augment.table")
+
 #: Of a layer's settings, those that say nothing about its answers: they are of its training, or of its first weights.
 _OF_TRAINING = ("trainable", "seed", "activity_regularizer", "build_config", "module", "registered_name")
 _OF_TRAINING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
@@ -41,6 +44,8 @@ def numeric_settings(batch_size: int) -> dict[str, Any]:
     return {
         "batch_size": batch_size,
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "device": "GPU" if tf.config.list_physical_devices("GPU") else "CPU",
+        "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
         "tensorflow": tf.__version__,
     }
 
@@ -53,9 +58,15 @@ def trunk_description(trunk: keras.Model, spec: InputSpec, *, batch_size: int) -
         "image_size": list(spec.image_size),
         "channels": spec.channels,
         "resize": spec.resize,
-        "pixels": _code_digest(),
+        "pixels": _code_digest(_PIXEL_CODE),
         **numeric_settings(batch_size),
     }
+
+
+def view_description(policy: Policy, dtype: str) -> dict[str, Any]:
+    """Returns what augmented views depend on beside the trunk and the image, as a JSON document."""
+    code = _code_digest(_VIEW_CODE)
+    return {"dtype": dtype, "policy": policy.digest, "transforms": policy.describe(), "views": code}
 
 
 def network_digest(network: keras.Model) -> str:
@@ -86,9 +97,9 @@ def _key(*parts: str) -> bytes:
     return bytes.fromhex(text_digest(*parts))[: KEY.itemsize]
 
 
-def _code_digest() -> str:
-    """Returns the digest of the code that makes pixels."""
-    files = [importlib.import_module(name).__file__ for name in _PIXEL_CODE]
+def _code_digest(modules: Sequence[str]) -> str:
+    """Returns the digest of the text of modules."""
+    files = [importlib.import_module(name).__file__ for name in modules]
     return text_digest(*(Path(str(file)).read_text(encoding="utf-8") for file in files))
 
 
@@ -101,6 +112,8 @@ def _architecture(network: keras.Model) -> Any:
 
     def note_names(item: Any) -> None:
         if isinstance(item, Mapping):
+            if item.get("class_name") == "DTypePolicy":
+                return  # its name is no layer's: it is the precision
             if isinstance(item.get("name"), str):
                 numbers.setdefault(item["name"], f"#{len(numbers)}")
             for value in item.values():

@@ -31,7 +31,8 @@ _BLOCK = struct.Struct("<4sIII")  # a mark, the number of its first row, how man
 _MARK = b"ROWS"
 
 #: Bytes after which a segment is left alone and the next one begun: what is deleted at once when room is needed.
-SEGMENT_BYTES = 256 * 2**20
+#: A map holds a file descriptor, of which a process may have a thousand.
+SEGMENT_BYTES = 2**30
 
 #: Mapped bytes that are read before their pages are given back: they stay in the system's cache, but a map of
 #: gigabytes would otherwise count as this process' memory.
@@ -126,7 +127,7 @@ class Shelf:
                 entries, index_bytes, damaged = _read_entries(index.read_bytes(), whole)
                 count = len(entries)
                 memory = mmap.mmap(file.fileno(), count * self.row_bytes, access=mmap.ACCESS_READ) if count else None
-        except OSError:  # deleted by another process to make room
+        except FileNotFoundError:  # deleted by another process to make room
             return None
         flat = np.frombuffer(memory if memory is not None else b"", self.dtype)
         return Segment(index, entries, flat.reshape(count, *self.shape), memory, index_bytes, damaged)
@@ -237,10 +238,14 @@ class Rows:
         near = np.maximum(np.searchsorted(self._sorted, keys, side="right") - 1, 0)
         return np.where(self._sorted[near] == keys, self._order[near], -1)
 
-    def find_intact(self, keys: Keys) -> Places:
-        """Returns as `find` does, and -1 also for a row whose bytes are not what was written."""
+    def find_intact(self, keys: Keys, known: npt.NDArray[np.bool_] | None = None) -> Places:
+        """Returns as `find` does, and -1 also for a row whose bytes are not what was written.
+
+        Those that are `known` to be sound are not looked at again.
+        """
         places = self.find(keys)
-        for segment, rows, where in self._by_segment(places):
+        doubtful = places if known is None else np.where(known, -1, places)
+        for segment, rows, where in self._by_segment(doubtful):
             for row, at in zip(rows, np.flatnonzero(where), strict=True):
                 if zlib.crc32(segment.rows[row].data) != self._sums[places.flat[at]]:
                     places.flat[at] = -1

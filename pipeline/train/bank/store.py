@@ -54,10 +54,15 @@ class FeatureStore:
 
     def __init__(self, root: Path, budget: int = 20 * GIB) -> None:
         self.root, self.budget = root, budget
+        self._in_use: set[Path] = set()  # index files of segments that this run reads
 
     def shelf(self, description: Mapping[str, Any]) -> Shelf:
-        """Returns the shelf of rows that depend on `description`, which names their "shape" and "dtype" too."""
-        return self._shelf(json_digest({"format": FORMAT, **description})[:24], description)
+        """Returns the shelf of rows that depend on `description`, which names their "shape" and "dtype" too.
+
+        Its "title" is for people, and does not count.
+        """
+        counted = {name: value for name, value in description.items() if name != "title"}
+        return self._shelf(json_digest({"format": FORMAT, **counted})[:24], description)
 
     def _shelf(self, name: str, description: Mapping[str, Any]) -> Shelf:
         return Shelf(self.root / name, description["shape"], description["dtype"], self._lock(name))
@@ -76,45 +81,68 @@ class FeatureStore:
         """Returns the bytes that all shelves take."""
         return sum(_size(index) for index in self._indices())
 
-    def missing_room(self, needed: int, kept: Iterable[Path]) -> str | None:
+    def use(self, indices: Iterable[Path]) -> None:
+        """Notes that segments are used now, and keeps this run from deleting them."""
+        indices = set(indices)
+        self._in_use |= indices
+        for index in indices:
+            with contextlib.suppress(OSError):  # deleted meanwhile, or of another user
+                os.utime(index)
+
+    def missing_room(self, needed: int, there: int, kept: Iterable[Path]) -> str | None:
         """Returns why `needed` bytes more cannot be had, None where they can.
 
         Args:
             needed: Bytes to be written.
-            kept: Index files of segments that must not be deleted for it.
+            there: Bytes of the rows that are wanted with them and need not be written.
+            kept: Index files of the segments of these, which must not be deleted.
         """
-        own = sum(_size(index) for index in kept)
-        if own + needed > self.budget:
-            return (
-                f"{in_words(own + needed)} of features would not fit the budget of {in_words(self.budget)} "
-                "(train.bank.budget_gb)"
-            )
         if not needed:
             return None
-        free = shutil.disk_usage(_existing(self.root)).free + self.used() - own - RESERVE_BYTES
+        kept = set(kept)
+        wanted = needed + there + sum(map(_size, self._in_use - kept))
+        if wanted > self.budget:
+            return (
+                f"{in_words(wanted)} of features would not fit the budget of {in_words(self.budget)} "
+                "(train.bank.budget_gb)"
+            )
+        protected = sum(map(_size, kept | self._in_use))
+        free = self._free() + self.used() - protected
         if needed > free:
             return f"{in_words(needed)} of features would not fit the disk, where {in_words(max(free, 0))} can be had"
         return None
 
-    def make_room(self, needed: int, kept: Iterable[Path]) -> int:
+    def make_room(self, needed: int, kept: Iterable[Path], held: Iterable[Shelf] = ()) -> str | None:
         """Deletes the least recently used segments until `needed` bytes more are within budget and disk.
 
-        Segments of shelves that are being filled stay.
+        Args:
+            needed: Bytes to be written.
+            kept: Index files of segments that stay. So do those in use, and those of shelves that others are filling.
+            held: The shelves that the caller is filling.
 
         Returns:
-            The number of bytes deleted.
+            Why there is not enough room all the same, None where there is.
         """
-        kept = set(kept)
-        spare = min(self.budget - self.used(), shutil.disk_usage(_existing(self.root)).free - RESERVE_BYTES) - needed
-        deleted = 0
-        for index in sorted(set(self._indices()) - kept, key=_last_used):
-            if spare + deleted >= 0:
+        own = {shelf.folder for shelf in held}
+        for index in sorted(set(self._indices()) - set(kept) - self._in_use, key=_last_used):
+            if self._spare() >= needed:
                 break
-            with contextlib.suppress(filelock.Timeout), filelock.FileLock(self._lock(index.parent.name), timeout=0):
-                size = _size(index)
+            if index.parent in own:
                 _delete(index)
-                deleted += size
-        return deleted
+                continue
+            with contextlib.suppress(filelock.Timeout), filelock.FileLock(self._lock(index.parent.name), timeout=0):
+                _delete(index)
+                if not any(index.parent.glob("*.index")):
+                    shutil.rmtree(index.parent)
+        if self._spare() >= needed:
+            return None
+        return f"what is in use leaves no room for {in_words(needed)} of features (`pipeline bank clear` makes some)"
+
+    def _spare(self) -> int:
+        return min(self.budget - self.used(), self._free())
+
+    def _free(self) -> int:
+        return shutil.disk_usage(_existing(self.root)).free - RESERVE_BYTES
 
     def entries(self) -> list[ShelfEntry]:
         """Returns what there is, the most recently used first."""
@@ -144,13 +172,6 @@ class FeatureStore:
 
     def _indices(self) -> list[Path]:
         return list(self.root.glob("*/*.index"))
-
-
-def mark_used(indices: Iterable[Path]) -> None:
-    """Notes that segments were used now."""
-    for index in indices:
-        with contextlib.suppress(OSError):  # deleted meanwhile, or of another user
-            os.utime(index)
 
 
 def in_words(size: float) -> str:

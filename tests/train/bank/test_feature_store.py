@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.train.bank import store as store_module
 from pipeline.train.bank.shelf import KEY, Shelf
-from pipeline.train.bank.store import FeatureStore, mark_used
+from pipeline.train.bank.store import FeatureStore
 
 ROW = 4 * 25  # bytes
 
@@ -22,6 +22,7 @@ def describe(**changes: Any) -> dict[str, Any]:
 
 def fill(store: FeatureStore, count: int, *, used: float, **changes: Any) -> Shelf:
     """Puts rows on the shelf of a description, last used at a time."""
+    changes = {"policy": changes.get("title"), **changes}
     shelf = store.shelf(describe(**changes))
     with shelf.filling() as writer:
         store.describe(shelf, describe(**changes))
@@ -38,28 +39,52 @@ def files(shelf: Shelf) -> set[Path]:
 
 def test_each_description_has_a_shelf_of_its_own(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
-    shelves = [store.shelf(describe(title=title)).folder for title in ("a", "b", "a")]
+    shelves = [store.shelf(describe(policy=policy)).folder for policy in ("a", "b", "a")]
     assert shelves[0] == shelves[2] != shelves[1]
-    assert store.shelf({"title": "a", "dtype": "float32", "shape": [25]}).folder == shelves[0]  # another order of keys
+    other_order = {"policy": "a", "title": "another name", "dtype": "float32", "shape": [25]}
+    assert store.shelf(other_order).folder == shelves[0]
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, budget=100 * ROW)
     old, young, older = (fill(store, 20, used=used, title=str(used)) for used in (2000, 3000, 1000))
-    freed = store.make_room(50 * ROW, kept=[])  # 60 rows and their index are there
+    assert store.make_room(50 * ROW, kept=[]) is None  # 60 rows and their index are there
     assert [bool(files(shelf)) for shelf in (old, young, older)] == [True, True, False]
-    assert freed == pytest.approx(20 * ROW, rel=0.3)
-    mark_used(files(old))
-    store.make_room(75 * ROW, kept=[])
+    assert not older.folder.exists()
+    FeatureStore(tmp_path).use(files(old))  # by another run
+    assert store.make_room(75 * ROW, kept=[]) is None
     assert [bool(files(shelf)) for shelf in (old, young)] == [True, False]
-    store.make_room(100 * ROW, kept=files(old))  # what is in use stays, though the budget says otherwise
+    reason = store.make_room(100 * ROW, kept=files(old))  # what is wanted stays, though the budget says otherwise
+    assert reason is not None
+    assert "pipeline bank clear" in reason
     assert files(old)
+
+
+def test_what_this_run_uses_stays(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, budget=100 * ROW)
+    first, other = fill(store, 30, used=1000, title="first"), fill(store, 30, used=2000, title="other")
+    store.use(files(first))
+    assert store.missing_room(80 * ROW, 0, kept=[]) is not None  # beside the first
+    assert store.make_room(40 * ROW, kept=[]) is None
+    assert files(first)
+    assert not files(other)
+
+
+def test_old_rows_of_the_shelf_that_is_being_filled_go_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.train.bank.shelf.SEGMENT_BYTES", 20 * ROW)
+    store = FeatureStore(tmp_path, budget=60 * ROW)
+    shelf = fill(store, 20, used=1000)
+    fill(store, 20, used=1000)
+    with shelf.filling():
+        assert store.make_room(30 * ROW, kept=[]) is not None  # without knowing that the caller has it
+        assert store.make_room(30 * ROW, kept=[], held=[shelf]) is None
+    assert len(files(shelf)) == 1
 
 
 def test_nothing_goes_while_there_is_room(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, budget=100 * ROW)
     shelf = fill(store, 20, used=1000)
-    assert store.make_room(10 * ROW, kept=[]) == 0
+    assert store.make_room(10 * ROW, kept=[]) is None
     assert len(shelf.open()) == 20
 
 
@@ -100,7 +125,7 @@ def test_room_is_asked_for_before_anything_is_computed(
     store = FeatureStore(tmp_path, budget)
     shelf = fill(store, 20, used=1000)
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda path: Usage(2**41, 0, free))
-    found = store.missing_room(needed, files(shelf) if kept else [])
+    found = store.missing_room(needed, 20 * ROW if kept else 0, files(shelf) if kept else [])
     assert found is None if reason is None else found is not None and reason in found
 
 

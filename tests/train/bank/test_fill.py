@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -285,14 +286,51 @@ def test_what_does_not_fit_is_computed_live_to_the_same_rows(bank: Counted, tmp_
         assert len(data) == plain_batches(features, (4,)).cardinality().numpy()
 
 
+def test_a_warm_bank_is_used_whatever_the_budget(bank: Counted, tmp_path: Path) -> None:
+    wanted = Wanted(make_images(tmp_path / "p", range(10)), 1)
+    bank.open(wanted)
+    bank.store = FeatureStore(bank.store.root, budget=10)
+    (found,) = bank.open(wanted)
+    assert isinstance(found, BankedFeatures)
+    assert bank.passes == 0
+
+
+def test_views_of_other_seeds_go_when_they_are_too_many(bank: Counted, tmp_path: Path) -> None:
+    bank.store = FeatureStore(bank.store.root, budget=1500)
+    for seed in range(6):
+        bank.store = FeatureStore(bank.store.root, budget=1500)  # of another run
+        (found,) = bank.open(Wanted(make_images(tmp_path / "p", range(10), view_seed=seed), 1))
+        assert isinstance(found, BankedFeatures)
+        assert bank.store.used() <= 1500
+
+
+def test_what_is_used_is_used_last(bank: Counted, tmp_path: Path) -> None:
+    wanted = Wanted(make_images(tmp_path / "p", range(5)))
+    bank.open(wanted)
+    (index,) = bank.store.root.glob("*/*.index")
+    os.utime(index, (1000, 1000))
+    bank.open(wanted)
+    assert index.stat().st_mtime > 1000
+
+
+def test_names_do_not_part_what_is_equal(bank: Counted, tmp_path: Path) -> None:
+    wanted = Wanted(make_images(tmp_path / "p", range(5)))
+    bank.open(wanted)
+    other = Bank(bank.store, make_trunk(), SPEC, NOISE, batch_size=4, dtype="float32", title="net to add_26")
+    other.open([wanted], Silent(), "features")
+    assert other.forward_passes == 0
+
+
 def test_old_features_make_room_for_new_ones(bank: Counted, tmp_path: Path) -> None:
     bank.store = FeatureStore(tmp_path / "features", budget=1200)
     first, second = (Wanted(make_images(tmp_path / "p", numbers), 1) for numbers in (range(10), range(10, 20)))
     bank.open(first)
     assert 320 < bank.store.used() < 1200
+    bank.store = FeatureStore(tmp_path / "features", budget=1200)  # of another run: its own it keeps
     bank.open(second, trunk=make_trunk(2.0))
     assert bank.passes == 20
     assert bank.store.used() <= 1200
+    bank.store = FeatureStore(tmp_path / "features", budget=1200)
     bank.open(first)
     assert bank.passes == 20  # they had to go
 
@@ -362,8 +400,8 @@ def test_a_process_that_finds_another_at_it_waits_and_takes_its_rows(
     find, other = Bank._find, Counted.open
     done: list[int] = []
 
-    def overtaken(self: Bank, keys: Any, **options: Any) -> Any:
-        found = find(self, keys, **options)
+    def overtaken(self: Bank, keys: Any, before: Any = None) -> Any:
+        found = find(self, keys, before)
         if not done:  # after the first look, another process fills the bank
             done.append(1)
             other(bank, wanted)
@@ -395,7 +433,10 @@ KILLED = """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if seed >= 0:
         signal.setitimer(signal.ITIMER_REAL, np.random.default_rng(seed).uniform(0.0, 0.6))
-    bank.open([these.Wanted(these.make_images(root / "p", range(80)), 1)], these.Silent(), "features")
+    numbers = range(80) if seed >= -1 else range(79, -1, -1)
+    (train,) = bank.open([these.Wanted(these.make_images(root / "p", numbers), 1)], these.Silent(), "features")
+    pixels = np.concatenate(list(these.view_batches(train.images, these.SPEC, these.NOISE, 1, 8)))
+    np.testing.assert_allclose(these.values(train)[1], these.make_trunk()(pixels, training=False), atol=1e-4)
 """
 
 
@@ -420,8 +461,8 @@ def test_twenty_killed_extractions_leave_the_bank_of_one_that_lived(tmp_path: Pa
 @pytest.mark.slow
 def test_two_processes_fill_one_bank(tmp_path: Path) -> None:
     make_images(tmp_path / "p", range(80))
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(Path(__file__).parent), str(tmp_path), "-1"]
-    both = [subprocess.Popen(script) for _ in range(2)]
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(Path(__file__).parent), str(tmp_path)]
+    both = [subprocess.Popen([*script, seed]) for seed in ("-1", "-2")]  # one from the first image, one from the last
     assert [one.wait() for one in both] == [0, 0]
     sizes = sorted(path.stat().st_size for path in tmp_path.glob("features/*/*.rows"))
     assert sizes == [80 * 16, 80 * 16]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from pipeline.augment.policy import load_policy
 from pipeline.train.bank import keys as keys_module
-from pipeline.train.bank.keys import network_digest, row_keys, trunk_description, view_keys
+from pipeline.train.bank.keys import network_digest, row_keys, trunk_description, view_description, view_keys
 from pipeline.train.dataset import InputSpec
 
 SPEC = InputSpec((8, 8), 3)
@@ -97,6 +98,20 @@ def test_what_changes_an_answer_is_in_the_description(changes: dict[str, object]
     assert described(**changes) != described()
 
 
+def mixed() -> keras.Model:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_precision_is_in_the_architecture() -> None:
+    assert keys_module._architecture(mixed()) != keys_module._architecture(build())
+    names = json.dumps(keys_module._architecture(mixed()))
+    assert "mixed_bfloat16" in names
+
+
 @pytest.mark.parametrize("setting", ["onednn", "tensorflow", "code"])
 def test_so_are_the_settings_of_the_libraries_and_the_code(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     before = described()
@@ -105,8 +120,20 @@ def test_so_are_the_settings_of_the_libraries_and_the_code(monkeypatch: pytest.M
     elif setting == "tensorflow":
         monkeypatch.setattr(tf, "__version__", "2.99.0")
     else:
-        monkeypatch.setattr(keys_module, "_PIXEL_CODE", ("pipeline.images.graph",))
+        read = Path.read_text
+        changed = "orientation.py"
+        monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + "#" * (path.name == changed))
     assert described() != before
+
+
+def test_views_depend_on_policy_type_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    blur, read = load_policy(["blur"]), Path.read_text
+    before = view_description(blur, "float32")
+    assert before == view_description(load_policy(["blur"]), "float32")
+    assert before != view_description(blur, "float16")
+    assert before != view_description(load_policy(["noise"]), "float32")
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + "#" * (path.name == "table.py"))
+    assert before != view_description(blur, "float32")
 
 
 def test_a_key_depends_on_content_policy_and_seed() -> None:
