@@ -322,8 +322,8 @@ def test_a_name_that_is_not_utf8_is_quarantined(run: Run, photo_folder: Path) ->
 
 
 def test_what_train_was_told_of_augmentation_stays(run: Run) -> None:
-    begun, tracker = run("ingest", "build", "train")
-    assert tracker.params["augment.views"] == "1"
+    begun, tracker = run("ingest", "build", "train", settings=(*SMALL, "augment.views=2"))
+    assert tracker.params["augment.views"] == "2"
     with pytest.raises(ConfigError, match="augment: stage train has run"):
         run("augment", settings=("augment.views=3",), data=None, name=begun.run)
 

@@ -161,6 +161,8 @@ def test_a_bank_without_room_changes_nothing_but_the_time(project: Path) -> None
     before = answer("photos-1", image)
     config = project / "runs" / "photos-1" / "config.yaml"
     config.write_text(config.read_text().replace("budget_gb: 20.0", "budget_gb: 0"))
+    assert "; 0 forward passes" in call("similar", "photos-1", image).stderr  # what is there needs no room
+    shutil.rmtree(project / ".cache" / "features")
     result = call("similar", "photos-1", image, "--json")
     assert "; live, since " in result.stderr
     assert json.loads(result.stdout)["neighbours"] == before["neighbours"]
