@@ -99,14 +99,15 @@ def similar(run: str, image: Path, top: int, output: Path | None, as_json: bool)
     pipeline similar default-1 photo.jpg --json | jq '.neighbours[].label'
     """
     from pipeline.pictures.views import check_picture_name
-    from pipeline.similar import find_similar, read_query, trained_run
+    from pipeline.similar import find_similar
     from pipeline.terminal import Interrupts, TerminalProgress, quiet_tensorflow
+    from pipeline.trained import read_query, trained_run
 
     if not as_json:
         output = output or _picture_name("similar", image)
     if output:
         check_picture_name(output)
-    folder, query = trained_run(Path.cwd() / "runs", run), read_query(image)
+    folder, query = trained_run("similar", Path.cwd() / "runs", run), read_query(image)
     with Interrupts() as interrupts, quiet_tensorflow():
         found = find_similar(folder, query, top, TerminalProgress(interrupts))
     if output:

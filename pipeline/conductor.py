@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.errors import DataError, ModelError, shown
+from pipeline.errors import DataError, shown
 from pipeline.files import atomic_path, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
@@ -17,6 +17,7 @@ from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
+from pipeline.trained import load_trained
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Conductor:
         task = self._task()
         row = find_backbone(self.config.model.backbone)
         found = evaluate(
-            self._trained(), task, load_manifest(self.run.manifest), self.config.evaluate,
+            load_trained(self.run), task, load_manifest(self.run.manifest), self.config.evaluate,
             resize=self.config.model.resize, batch_size=row.extraction_batch, progress=self.progress,
         )  # fmt: skip
         with atomic_path(self.run.predictions) as draft:
@@ -193,7 +194,7 @@ class Conductor:
         self.tracker.log_params({"export": self.config.export.model_dump(mode="json")})
         manifest = load_manifest(self.run.manifest)
         resize = self.config.model.resize
-        export_savedmodel(self._trained(), self._task(), manifest.classes, self.run.export, resize=resize)
+        export_savedmodel(load_trained(self.run), self._task(), manifest.classes, self.run.export, resize=resize)
         self._log(self.run.export)
         if self.config.export.logged_model:
             example = Path(manifest.split("test").column("path")[0]).read_bytes()
@@ -258,14 +259,6 @@ class Conductor:
         return build_network(
             model, self._task(), len(manifest.classes), seed=self.config.seed, weights=weights, precision=precision
         )
-
-    def _trained(self) -> Any:
-        import keras
-
-        try:
-            return keras.models.load_model(self.run.model, compile=False, safe_mode=True)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{self.run.model} cannot be loaded ({error}); run the stage train again") from error
 
 
 def _metrics(row: EpochRow) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config import Config, build_config, parse_yaml
-from pipeline.errors import ConfigError, DataError, ModelError, one_line, shown
-from pipeline.images.headers import quiet_pillow, read_contents
-from pipeline.images.pixels import encode_png, read_picture
+from pipeline.config import Config
+from pipeline.errors import shown
 from pipeline.ingest.manifest import Manifest, load_manifest
 from pipeline.progress import Progress
 from pipeline.tasks.table import load_task
-from pipeline.workdir import RunDir, check_done, find_run
+from pipeline.trained import Query, load_recipe, load_trained, printable, unloadable
+from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
     import keras
@@ -26,23 +23,6 @@ if TYPE_CHECKING:
     from pipeline.models.network import Network
     from pipeline.train.bank.features import Features
     from pipeline.train.dataset import InputSpec
-
-
-@dataclass(frozen=True)
-class Query:
-    """An image to look for.
-
-    Attributes:
-        path: Its file.
-        sha256: Of the file's bytes, in hex.
-        pixels: `(H, W, 3)` uint8, upright, over white.
-        encoded: What TensorFlow decodes: the file's bytes, or a PNG of `pixels` where it would not read them alike.
-    """
-
-    path: Path
-    sha256: str
-    pixels: np.ndarray
-    encoded: bytes
 
 
 @dataclass(frozen=True)
@@ -85,10 +65,10 @@ class Similar:
         """Returns what `similar --json` prints; `picture` is the file that was drawn, if one was."""
         fields = ("path", "id", "label", "similarity", "same_image")
         return {
-            "image": _text(self.query.path),
+            "image": self.query.name,
             "run": self.run,
             "neighbours": [{field: getattr(one, field) for field in fields} for one in self.neighbours],
-            "picture": None if picture is None else _text(picture),
+            "picture": None if picture is None else printable(picture),
         }
 
     def lines(self) -> list[str]:
@@ -117,38 +97,6 @@ class Similar:
         save_figure(neighbours_figure(self.query.pixels, self.query.path.name, tiles, title, self.note), output)
 
 
-def trained_run(runs: Path, name: str) -> RunDir:
-    """Returns the run of a name, a folder or an MLflow run id.
-
-    Raises:
-        ConfigError: There is no such run.
-        StageOrderError: Its stage train is not done.
-    """
-    run = find_run(runs, name)
-    check_done("similar", "train", run)
-    return run
-
-
-def read_query(path: Path) -> Query:
-    """Returns an image file, read and checked as ingest does.
-
-    Raises:
-        DataError: It is not there or no image; one line that says why.
-    """
-    if path.is_dir():
-        raise DataError(f"{shown(str(path))} is a folder; name one image")
-    if not os.path.lexists(path):
-        raise DataError(f"no file {shown(str(path))}; name an image")
-    try:
-        contents = read_contents(path)
-        with quiet_pillow():
-            picture = read_picture(contents, None)
-    except DataError as error:
-        raise DataError(f"{shown(str(path))}: {error}") from error
-    encoded = encode_png(picture.pixels) if picture.transcode else contents
-    return Query(path, hashlib.sha256(contents).hexdigest(), picture.pixels, encoded)
-
-
 def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Similar:
     """Returns the `top` images of a run's train split that are nearest to a query.
 
@@ -161,13 +109,14 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     from pipeline.evaluate.neighbours import nearest_neighbours
     from pipeline.models.network import FEATURES
     from pipeline.train.dataset import InputSpec, naming_bad_images
+    from pipeline.train.extraction import padded_forward
 
-    config, manifest = _recipe(run), load_manifest(run.manifest)
+    config, manifest = load_recipe(run), load_manifest(run.manifest)
     network = _trained_network(run, config, manifest)
     trunk = network.cut(FEATURES).trunk
     spec = InputSpec(network.image_size, network.channels, network.resize)
     train = manifest.split("train")
-    feature = _feature(query, trunk, spec, network.row.extraction_batch)
+    feature = padded_forward(trunk, network.row.extraction_batch)(query.decode(spec))
     with naming_bad_images(train.column("path")):
         rows = _bank_rows(run, config, train, network, trunk, spec, progress)
         found = nearest_neighbours(feature, rows.plain(), top)
@@ -183,41 +132,18 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     return Similar(query, run.name, neighbours, note)
 
 
-def _recipe(run: RunDir) -> Config:
-    try:
-        return build_config(parse_yaml(run.config.read_text(encoding="utf-8"), str(run.config)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{run.config} cannot be read ({one_line(error)}); begin a new run") from error
-
-
 def _trained_network(run: RunDir, config: Config, manifest: Manifest) -> Network:
     """Returns the network of a run's recipe with the weights that were trained; the pretrained ones are not needed."""
-    import keras
-
     from pipeline.models.network import build_network
 
     task = load_task(config.task)
     network = build_network(config.model, task, len(manifest.classes), seed=config.seed, weights=None)
+    trained = load_trained(run)
     try:
-        trained = keras.models.load_model(run.model, compile=False, safe_mode=True)
         network.full.set_weights(trained.get_weights())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{run.model} cannot be loaded ({one_line(error)}); run the stage train again") from error
+    except ValueError as error:
+        raise unloadable(run, error) from error
     return network
-
-
-def _feature(query: Query, trunk: keras.Model, spec: InputSpec, batch_size: int) -> np.ndarray:
-    """Returns the query's feature, `(1, D)` float32, decoded and computed as training does."""
-    import tensorflow as tf
-
-    from pipeline.train.extraction import padded_forward
-
-    try:
-        (pixels,) = tf.data.Dataset.from_tensors(query.encoded).map(spec.decode).batch(1)
-    except tf.errors.InvalidArgumentError as error:
-        path = shown(str(query.path))
-        raise DataError(f"{path} cannot be decoded by TensorFlow; save it anew") from error
-    return padded_forward(trunk, batch_size)(pixels)
 
 
 def _bank_rows(
@@ -245,8 +171,3 @@ def _bank_rows(
 def _project(run: RunDir) -> Path:
     """Returns the folder whose bank holds a run's features: the one that `runs/` is in."""
     return run.path.parent.parent if run.path.parent.name == "runs" else Path.cwd()
-
-
-def _text(path: Path) -> str:
-    """Returns a path as it is, but for bytes that are no UTF-8 and cannot be printed."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

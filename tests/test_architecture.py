@@ -33,9 +33,9 @@ LAYERS = [
     {"evaluate", "export"},
     {"tasks"},
     {"workdir", "tracking"},
-    {"plan"},
+    {"plan", "trained"},
     {"conductor"},
-    {"run", "runs", "similar", "terminal"},
+    {"run", "runs", "similar", "explain", "terminal"},
     {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -47,7 +47,7 @@ LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
-    "pipeline.train.bank.listing", "pipeline.similar",
+    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 
