@@ -110,7 +110,8 @@ def _summarise(result: RunResult) -> None:
     def show(path: Path) -> str:
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
-    rows = [("run", show(result.path)), ("pictures", "  ".join(show(path) for path in result.pictures))]
+    pictures = [path if path.parent == result.path else path.with_name("*.png") for path in result.pictures]
+    rows = [("run", show(result.path)), ("pictures", "  ".join(map(show, dict.fromkeys(pictures))))]
     if result.export:
         rows += [("export", show(result.export)), ("predict", f"{_program()} predict {show(result.export)} IMAGE...")]
     rows.append(("compare", f"make ui  (or: {_program()} ui), then open the address it prints"))

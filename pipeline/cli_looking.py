@@ -118,6 +118,41 @@ def similar(run: str, image: Path, top: int, output: Path | None, as_json: bool)
         click.echo("\n".join([*found.lines(), f"picture: {shown(str(output))}"]))
 
 
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("image", type=PATH)
+@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; a picture is drawn with -o only.")
+def explain(run: str, image: Path, output: Path | None, as_json: bool) -> None:
+    """Draw what a run's network sees in an image: filters, feature maps, what speaks for a class.
+
+    RUN is a run's name, its folder or its MLflow run id.
+
+    \b
+    pipeline explain default-1 photo.jpg -o inside.png
+    pipeline explain runs/default-1 photo.jpg
+    pipeline explain default-1 photo.jpg --json | jq '.receptive_fields[].size'
+    """
+    from pipeline.explain import explain_image
+    from pipeline.pictures.views import check_picture_name
+    from pipeline.terminal import Interrupts, quiet_tensorflow
+    from pipeline.trained import read_query, trained_run
+
+    if not as_json:
+        output = output or _picture_name("explain", image)
+    if output:
+        check_picture_name(output)
+    folder, query = trained_run("explain", Path.cwd() / "runs", run), read_query(image)
+    with Interrupts(), quiet_tensorflow():
+        found = explain_image(folder, query)
+        if output:
+            found.save_picture(output)
+    if as_json:
+        click.echo(json.dumps(found.document(output), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join([*found.lines(), f"picture: {shown(str(output))}"]))
+
+
 def _picture_name(command: str, *paths: Path) -> Path:
     """Returns the file, in the current folder, of a picture of some paths; no longer than a file name can be."""
     stems = [os.fsencode(path.resolve().stem)[:100].decode("utf-8", "ignore") for path in paths]
@@ -210,4 +245,4 @@ def _store() -> FeatureStore:
     return FeatureStore(Path.cwd() / ".cache" / "features", int(Config().train.bank.budget_gb * GIB))
 
 
-LOOKING = (doctor, inspect, similar, runs, models, bank)
+LOOKING = (doctor, inspect, similar, explain, runs, models, bank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,9 +22,11 @@ from pipeline.trained import load_trained
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
+    import keras
+
     from pipeline.augment.policy import Policy
     from pipeline.models.network import Network
-    from pipeline.tasks.base import Task
+    from pipeline.tasks.base import Evaluation, Task
     from pipeline.train.bank.store import FeatureStore
     from pipeline.train.epochs import EpochRow
     from pipeline.train.search import SearchResult, Trial
@@ -165,8 +168,9 @@ class Conductor:
         self.tracker.log_params({"evaluate": self.config.evaluate.model_dump(mode="json")})
         task = self._task()
         row = find_backbone(self.config.model.backbone)
+        model, manifest = load_trained(self.run), load_manifest(self.run.manifest)
         found = evaluate(
-            load_trained(self.run), task, load_manifest(self.run.manifest), self.config.evaluate,
+            model, task, manifest, self.config.evaluate,
             resize=self.config.model.resize, batch_size=row.extraction_batch, progress=self.progress,
         )  # fmt: skip
         with atomic_path(self.run.predictions) as draft:
@@ -186,6 +190,7 @@ class Conductor:
             self.tracker.log_table(name, table)
         self.tracker.log_metrics(found.metrics)
         self.tracker.set_description(found.headline)
+        self._explain(model, task, manifest, found)
 
     def export(self) -> None:
         """Model, labels -> SavedModel."""
@@ -199,6 +204,24 @@ class Conductor:
         if self.config.export.logged_model:
             example = Path(manifest.split("test").column("path")[0]).read_bytes()
             self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
+
+    def _explain(self, model: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation) -> None:
+        """Draws what the network sees in a few test images, if the task names any."""
+        from pipeline.evaluate.explain import explain_examples
+        from pipeline.figures import save_figure
+        from pipeline.pictures.explain import explain_figure
+
+        folder = self.run.explanations
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier evaluation
+        examples = explain_examples(
+            model, task, manifest, evaluation, self.config.evaluate.explain, resize=self.config.model.resize,
+            progress=self.progress,
+        )  # fmt: skip
+        for number, (example, image, explanation) in enumerate(examples, start=1):
+            figure = explain_figure(explanation, f"what run {self.run.name} sees in {image}", example.reason)
+            save_figure(figure, folder / f"{number}.png")
+        if folder.is_dir():
+            self._log(folder)
 
     def _log_trial(self, trial: Trial) -> None:
         # `validation/loss` is each epoch's, with label smoothing; these are without, of the weights that were kept.

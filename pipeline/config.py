@@ -242,6 +242,7 @@ class EvaluateConfig(Section):
     """Section `evaluate`: what is measured on the test split."""
 
     top_k: int = Field(5, ge=2, le=1000, description="a hit among the k likeliest; capped below the number of classes")
+    explain: int = Field(3, ge=0, le=100, description="test images to draw what the network sees in; 0: none")
 
 
 class ExportConfig(Section):

@@ -153,6 +153,6 @@ def _result(run: RunDir) -> RunResult:
         path=run.path,
         headline=evaluation["headline"],
         metrics=evaluation["metrics"],
-        pictures=tuple(sorted(run.path.glob("*.png"))),
+        pictures=(*sorted(run.path.glob("*.png")), *sorted(run.explanations.glob("*.png"))),
         export=run.export if run.stage_state("export") == "done" else None,
     )

@@ -79,6 +79,11 @@ class RunDir:
         return self.path / "predictions.parquet"
 
     @property
+    def explanations(self) -> Path:
+        """Pictures of what the network sees in a few test images."""
+        return self.path / "explain"
+
+    @property
     def export(self) -> Path:
         """The SavedModel."""
         return self.path / "export"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from pipeline.config import ModelConfig, Resize
+from pipeline.errors import ModelError
 from pipeline.models.backbones import Backbone, build_scaling, find_backbone, input_size
 from pipeline.models.cuts import INPUT, cut_points, resolve_cut
 from pipeline.models.weights import load_weights
@@ -50,6 +51,23 @@ class Cut:
     name: str
     trunk: keras.Model
     top: keras.Model
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `Network.full` runs through, one after the other.
+
+    Attributes:
+        scaling: Raw pixels `(B, H, W, C)` in [0, 255] -> what the backbone takes.
+        backbone: -> features `(B, h, w, F)`.
+        pooling: -> what is kept of a frozen backbone.
+        classifier: -> logits.
+    """
+
+    scaling: keras.Model
+    backbone: keras.Model
+    pooling: keras.Model
+    classifier: keras.Model
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,18 @@ def build_network(
         pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
         full = keras.Model(pixels, classifier(pooling(backbone(scaling(pixels)))), name=row.name)
     return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest, config.resize)
+
+
+def part_network(full: keras.Model) -> Parts:
+    """Returns the parts of a network that `build_network` made, of one that was saved and loaded again too.
+
+    Raises:
+        ModelError: It was made elsewhere.
+    """
+    inside = [layer for layer in full.layers if not isinstance(layer, keras.layers.InputLayer)]
+    if len(inside) != len(fields(Parts)) or not all(isinstance(layer, keras.Model) for layer in inside):
+        raise ModelError(f"{full.name} is no network of this pipeline: scaling, backbone, pooling, classifier")
+    return Parts(*inside)
 
 
 @contextmanager

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.transforms import Bbox, TransformedBbox
 from rich.cells import cell_len
 
 from pipeline.figures import DPI, GRAY, GREEN, INK, one_line
 from pipeline.images.arrays import Pixels, letterbox, reduce_image
-from pipeline.pictures.sheet import EMPTY, FRAME, draw_dots, prepare_dots, read_thumbnails
+from pipeline.pictures.sheet import EMPTY, FRAME, draw_dots, prepare_dots, read_thumbnails, write_line
 
 # Pixels of the written picture.
 TILE = 224  # a multiple of 8, 28 and 56: sizes of small images, which are enlarged by a whole factor
@@ -66,8 +65,8 @@ def neighbours_figure(query: Pixels, name: str, tiles: Sequence[Tile], title: st
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     prepare_dots(axes, height, width)
-    _write(axes, 0, 28, width, one_line(title, width // 15), 15, INK, bold=True)
-    _write(axes, 0, 58, width, one_line(note, width // 8), 9, GRAY)
+    write_line(axes, 0, 28, width, one_line(title, width // 15), 15, INK, bold=True)
+    write_line(axes, 0, 58, width, one_line(note, width // 8), 9, GRAY)
     _draw_query(axes, query, name)
     thumbnails = read_thumbnails([tile.path for tile in tiles], range(len(tiles)), TILE)
     for place, tile in enumerate(tiles):
@@ -81,19 +80,19 @@ def _draw_query(axes: Axes, query: Pixels, name: str) -> None:
     draw_dots(axes, letterbox(reduce_image(query, QUERY), QUERY, QUERY, FRAME), HEAD, 0)
     axes.add_patch(Rectangle((0, HEAD), QUERY, QUERY, fill=False, ec=INK, lw=1.5, clip_on=False))
     below = HEAD + QUERY
-    _write(axes, 0, below + 22, QUERY, "the image asked for", 9, INK, bold=True)
-    _write(axes, 0, below + 42, QUERY, one_line(name, 38), 8, GRAY)
+    write_line(axes, 0, below + 22, QUERY, "the image asked for", 9, INK, bold=True)
+    write_line(axes, 0, below + 42, QUERY, one_line(name, 38), 8, GRAY)
     height, width = query.shape[:2]
-    _write(axes, 0, below + 60, QUERY, f"{width:,} x {height:,} pixels", 8, GRAY)
+    write_line(axes, 0, below + 60, QUERY, f"{width:,} x {height:,} pixels", 8, GRAY)
 
 
 def _write_tile(axes: Axes, tile: Tile, top: int, left: int) -> None:
     note = "   the image itself" if tile.same_image else ""
-    _write(axes, left, top + TILE + 21, TILE, f"{tile.similarity:.3f}{note}", 9, GREEN if tile.same_image else GRAY)
+    write_line(axes, left, top + TILE + 21, TILE, f"{tile.similarity:.3f}{note}", 9, GREEN if tile.same_image else GRAY)
     lines = _label_lines(tile.label)
     for number, line in enumerate(lines):
-        _write(axes, left, top + TILE + 40 + 17 * number, TILE, line, 9, INK, bold=True)
-    _write(axes, left, top + TILE + 41 + 17 * len(lines), TILE, one_line(tile.name, NAME_COLUMNS), 7.5, GRAY)
+        write_line(axes, left, top + TILE + 40 + 17 * number, TILE, line, 9, INK, bold=True)
+    write_line(axes, left, top + TILE + 41 + 17 * len(lines), TILE, one_line(tile.name, NAME_COLUMNS), 7.5, GRAY)
     if tile.same_image:
         axes.add_patch(Rectangle((left, top), TILE, TILE, fill=False, ec=GREEN, lw=2.5, clip_on=False))
 
@@ -107,14 +106,3 @@ def _label_lines(label: str) -> list[str]:
     space = text.rfind(" ", 0, cut + 1)
     cut = space if space > cut // 2 else cut
     return [text[:cut], one_line(text[cut:], LABEL_COLUMNS)]
-
-
-def _write(
-    axes: Axes, left: int, base: int, room: int, text: str, size: float, color: str, *, bold: bool = False
-) -> None:  # fmt: skip
-    """Writes a line on a base line, in pixels of the picture from its upper left; what outgrows its room is cut off."""
-    # Columns are counted for ordinary words: a name of capital Ws is twice as wide.
-    clip = TransformedBbox(Bbox([[left, base - 40], [left + room, base + 10]]), axes.transData)
-    weight = "bold" if bold else "normal"
-    line = axes.text(left, base, text, fontsize=size, color=color, weight=weight, parse_math=False, clip_on=True)
-    line.set_clip_box(clip)  # after the axes have set their own

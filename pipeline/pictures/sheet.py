@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.transforms import Bbox, TransformedBbox
 
 from pipeline.errors import DataError
 from pipeline.figures import GRAY, INK, one_line
@@ -172,6 +173,17 @@ def draw_dots(axes: Axes, pixels: Pixels, top: int, left: int) -> None:
     image = AxesImage(axes, extent=extent, interpolation="nearest", origin="upper")
     image.set_data(pixels)
     axes.add_image(image)
+
+
+def write_line(
+    axes: Axes, left: float, base: float, room: float, text: str, size: float, color: str, *, bold: bool = False
+) -> None:
+    """Writes a line on a base line of `prepare_dots` axes, from the left; what outgrows its room is cut off."""
+    # Columns are counted for ordinary words: a name of capital Ws is twice as wide.
+    clip = TransformedBbox(Bbox([[left, base - 40], [left + room, base + 10]]), axes.transData)
+    weight = "bold" if bold else "normal"
+    line = axes.text(left, base, text, fontsize=size, color=color, weight=weight, parse_math=False, clip_on=True)
+    line.set_clip_box(clip)  # after the axes have set their own
 
 
 def _wrapped(name: str) -> list[str]:

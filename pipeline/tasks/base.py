@@ -42,6 +42,19 @@ class Evaluation:
     headline: str
 
 
+@dataclass(frozen=True)
+class Example:
+    """A test image worth a look.
+
+    Attributes:
+        row: Its place among the test images.
+        reason: Why, in a few words.
+    """
+
+    row: int
+    reason: str
+
+
 class Task(Protocol):
     """One kind of learning problem."""
 
@@ -77,6 +90,15 @@ class Task(Protocol):
 
     def save_figures(self, evaluation: Evaluation, folder: Path) -> list[Path]:
         """Writes the pictures of an evaluation and returns their files."""
+
+    def class_scores(self, logits: tf.Tensor) -> tf.Tensor | None:
+        """Returns one score a class for a whole image, `(B, C)`, before a softmax: what Grad-CAM explains.
+
+        None where an image has no class: then images are explained without it.
+        """
+
+    def choose_examples(self, evaluation: Evaluation, count: int) -> list[Example]:
+        """Returns up to `count` test images whose explanation is worth drawing; none is an answer."""
 
     def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:
         """Returns the named outputs of the exported model."""

@@ -15,7 +15,7 @@ from pipeline.evaluate.metrics import ClassificationScores, classification_score
 from pipeline.figures import save_figure
 from pipeline.models.backbones import Backbone
 from pipeline.models.heads import build_classifier, build_pooling
-from pipeline.tasks.base import Evaluation
+from pipeline.tasks.base import Evaluation, Example
 
 
 class Classification:
@@ -81,6 +81,33 @@ class Classification:
         save_figure(confusion_figure(confusion, evaluation.labels, title), path)
         return [path]
 
+    def class_scores(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the logits."""
+        return logits
+
+    def choose_examples(self, evaluation: Evaluation, count: int) -> list[Example]:
+        """Returns in turn the most confident hit, the least confident answer, the most confident mistake, and so on.
+
+        Of equals the first test image.
+        """
+        columns = evaluation.predictions
+        confidence = np.asarray(columns["probability"])
+        hit = np.array([a == b for a, b in zip(columns["label"], columns["predicted"], strict=True)])
+        falling = np.argsort(-confidence, kind="stable").tolist()
+        kinds = [
+            ("most confident hit", [row for row in falling if hit[row]]),
+            ("least confident answer", np.argsort(confidence, kind="stable").tolist()),
+            ("most confident mistake", [row for row in falling if not hit[row]]),
+        ]
+        chosen: dict[int, Example] = {}
+        while len(chosen) < min(count, len(hit)):
+            for kind, rows in kinds:
+                row = next((row for row in rows if row not in chosen), None)
+                if row is not None and len(chosen) < count:
+                    which = f"the {kind}" if row == rows[0] else f"among the {kind}s"
+                    chosen[row] = Example(row, f"{which}: {_verdict(columns['label'][row], columns['predicted'][row])}")
+        return list(chosen.values())
+
     def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:
         """Returns `label` `(B,)` string, `class_id` `(B,)` int64 and `probabilities` `(B, C)` float32."""
         class_id = tf.argmax(logits, axis=-1)
@@ -89,6 +116,10 @@ class Classification:
             "class_id": class_id,
             "probabilities": tf.nn.softmax(logits),
         }
+
+
+def _verdict(label: str, predicted: str) -> str:
+    return label if label == predicted else f"{label}, taken for {predicted}"
 
 
 def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str, Sequence[object]]:
