@@ -47,7 +47,7 @@ LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
-    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained",
+    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -47,6 +47,8 @@ def test_a_tasks_parts_fit_together(name: str) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1)
     served = task.serving_outputs(keras.ops.convert_to_tensor(logits), ["a", "b", "c"])
     np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-6)
+    scores = task.class_scores(keras.ops.convert_to_tensor(logits))
+    assert scores is None or scores.shape == (4, 3)
     for metric in task.training_metrics():
         metric.update_state(targets, targets)
         assert float(metric.result()) == 1.0

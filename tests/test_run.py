@@ -24,7 +24,7 @@ from pipeline.workdir import STAGES, RunDir
 SMALL = (
     "model.backbone=convnet", "model.weights=none", "model.image_size=12", "model.head.hidden=[8]",
     "train.head.epochs=2", "train.fine_tune.epochs=2", "train.fine_tune.from=block1", "train.batch_size=8",
-    "augment.transforms=[{shift: {pixels: 2}}]",
+    "augment.transforms=[{shift: {pixels: 2}}]", "evaluate.explain=1",
 )  # fmt: skip
 
 Run = Callable[..., tuple[RunResult, MemoryTracker]]
@@ -57,7 +57,7 @@ def test_every_artefact_of_the_design_is_there(whole: tuple[RunResult, MemoryTra
     found = {path.name for path in whole[0].path.iterdir() if not path.name.startswith(".")}
     assert found == {
         "augment.json", "augment.png", "config.yaml", "confusion_matrix.png", "data.png", "duplicates.csv",
-        "environment.txt", "evaluation.json",
+        "environment.txt", "evaluation.json", "explain",
         "export", "history.csv", "history.png", "ingest.json", "manifest.parquet", "model.json", "model.keras",
         "predictions.parquet", "quarantine.csv", "run.json",
     }  # fmt: skip
@@ -109,6 +109,7 @@ def test_what_the_tracker_is_told(whole: tuple[RunResult, MemoryTracker]) -> Non
     assert dataset["digest"] == json.loads((result.path / "ingest.json").read_text())["digest"]
     logged = {path.name for path, _ in tracker.artifacts}
     assert {"config.yaml", "augment.png", "confusion_matrix.png", "history.png", "export", "model.json"} <= logged
+    assert (result.path / "explain", None) in tracker.artifacts
     assert tracker.tags["fine_tune_from_epoch"] == "3"
     assert len(tracker.models) == 1
 

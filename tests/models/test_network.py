@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import HeadConfig, ModelConfig
-from pipeline.models.network import FEATURES, InferenceMode, Network, build_network
+from pipeline.errors import ModelError
+from pipeline.models.network import FEATURES, InferenceMode, Network, build_network, part_network
 from pipeline.tasks.table import load_task
 
 LITE0 = ModelConfig(image_size=32, weights="none")
@@ -125,3 +126,15 @@ def test_description_names_the_input_contract(lite0: Network) -> None:
     }  # fmt: skip
     assert found["parameters"] == sum(weights.size for weights in lite0.full.get_weights())
     assert found["cut_points"][0] == "input"
+
+
+def test_a_network_is_parted_into_what_it_was_made_of(lite0: Network) -> None:
+    parts = part_network(lite0.full)
+    wanted = (lite0.scaling, lite0.backbone, lite0.pooling, lite0.classifier)
+    assert all(part is one for part, one in zip(vars(parts).values(), wanted, strict=True))
+    x = pixels(lite0)
+    for part in vars(parts).values():
+        x = part(x, training=False)
+    np.testing.assert_allclose(x, lite0.full(pixels(lite0), training=False), atol=1e-5)
+    with pytest.raises(ModelError, match="is no network of this pipeline"):
+        part_network(lite0.classifier)

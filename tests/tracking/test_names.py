@@ -63,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Path
 def whole(root: Path) -> RunResult:
     settings = (
         "model.backbone=convnet", "model.weights=none", "model.image_size=12", "model.head.hidden=[8]",
-        "train.head.epochs=1", "train.fine_tune.epochs=0", "experiment='#1 \N{DOG FACE} it''s'",
+        "train.head.epochs=1", "train.fine_tune.epochs=0", "evaluate.explain=1", "experiment='#1 \N{DOG FACE} it''s'",
     )  # fmt: skip
     return run_pipeline(Request(data=str(root / "photos"), settings=settings), root, tracker=MlflowTracker(root))
 
@@ -122,6 +122,7 @@ def test_mlflow_has_every_file_of_the_run(whole: RunResult, root: Path) -> None:
     client: Any = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     logged = {entry.path for entry in client.list_artifacts(run_id)}
     assert {"manifest.parquet", "quarantine.csv", "predictions.parquet", "export", "data.png"} <= logged
+    assert [entry.path for entry in client.list_artifacts(run_id, "explain")] == ["explain/1.png"]
     stored = pq.read_table(client.download_artifacts(run_id, "manifest.parquet"))
     assert set(stored.column("label").to_pylist()) == set(CLASSES)
 
