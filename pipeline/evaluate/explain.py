@@ -52,11 +52,13 @@ class Explainer:
         self._filters = first_filters(self._parts)
         backbone = self._parts.backbone
         self._fields = receptive_fields(backbone)
-        order = {operation.name: number for number, operation in enumerate(backbone.operations)}
-        self._growth = tuple(
-            Growth(order[name], name, self._fields[name]) for name in cut_points(backbone) if name in self._fields
-        )
         self._depths = choose_depths(backbone, self._fields, DEPTHS)
+        measured = {*cut_points(backbone), *self._depths} & set(self._fields)
+        self._growth = tuple(
+            Growth(number, operation.name, self._fields[operation.name])
+            for number, operation in enumerate(backbone.operations)
+            if operation.name in measured
+        )
         tensors = {operation.name: operation.output for operation in backbone.operations}
         probe = keras.Model(backbone.input, [backbone.output, *(tensors[name] for name in self._depths)])
         # A graph: outside of one ConvNeXt's convolutions are compiled anew at each call, and TensorFlow complains.

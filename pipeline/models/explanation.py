@@ -52,11 +52,11 @@ class Depth:
 
 @dataclass(frozen=True)
 class Growth:
-    """What the units of a cut point see.
+    """What the units of a feature map see.
 
     Attributes:
         number: How many operations come before it in the backbone, the input included.
-        layer: Its name.
+        layer: The one that gives it.
         field: What one of its units sees of the image.
     """
 
@@ -91,7 +91,7 @@ class Explanation:
         pixels: `(H, W, C)` float32 in [0, 255]: the image as the network takes it.
         filters: The first layer's.
         depths: Feature maps, from the input to the output; the last ones are the backbone's features.
-        growth: The receptive field at each cut point, from the input to the output.
+        growth: The receptive field at each cut point and depth, from the input to the output.
         classes: The likeliest, the likeliest first, and the true one; none where the task has no class an image.
     """
 

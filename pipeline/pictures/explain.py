@@ -75,7 +75,7 @@ def explain_figure(found: Explanation, title: str, note: str) -> Figure:
     _draw_classes(axes, found.classes, first, PICTURE + GAP)
     _draw_heats(axes, image, found.classes, first, PICTURE + CLASSES + 2 * GAP)
     _draw_filters(axes, found, second)
-    _draw_growth(axes, found, second)
+    _draw_growth(figure, found, second)
     _draw_maps(axes, image, found.depths, third, map_height)
     return figure
 
@@ -120,10 +120,8 @@ def _heat_over(image: Pixels, heat: FloatArray) -> Pixels:
 def _draw_filters(axes: Axes, found: Explanation, top: int) -> None:
     """Draws the first kernels as tiles, gray where a weight is 0."""
     kernels, (height, width) = found.filters.kernels[:MOST_FILTERS], FILTERS
-    said = (
-        f"{len(kernels)} of {len(found.filters.kernels)}" if len(found.filters.kernels) > MOST_FILTERS else len(kernels)
-    )
-    text = f"{one_line(found.filters.layer, 30)}: {said} kernels of {_by(kernels.shape[1:3])}; gray: 0"
+    count = f"{len(kernels)}" + f" of {len(found.filters.kernels)}" * (len(found.filters.kernels) > MOST_FILTERS)
+    text = f"{one_line(found.filters.layer, 30)}: {count} kernels of {_by(kernels.shape[1:3])}; gray: 0"
     _caption(axes, top, 0, width, "first filters", text)
     fitting = [
         side for side in range(1, 97) if (height // (side + TILE_GAP)) * (width // (side + TILE_GAP)) >= len(kernels)
@@ -150,16 +148,14 @@ def _kernel_pixels(kernel: FloatArray, least: float) -> Pixels:
     return shades if shades.shape[2] == 3 else np.repeat(shades.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
 
 
-def _draw_growth(axes: Axes, found: Explanation, top: int) -> None:
+def _draw_growth(figure: Figure, found: Explanation, top: int) -> None:
     """Draws how the receptive field grows over the layers, as a curve."""
     left, (beside, below) = CURVE_LEFT, CURVE_AXIS
     gates = "; gates bring in the whole image too" if any(step.field.whole_image for step in found.growth) else ""
     text = f"pixels across that a unit depends on, layer by layer; dots: the feature maps below{gates}"
-    _caption(axes, top, left, WIDTH - left, "receptive field", text)
-    height, width = FILTERS[0] - below, WIDTH - left - beside
-    whole = axes.get_ylim()[0]
-    assert axes.figure
-    chart = axes.figure.add_axes(((left + beside) / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+    _caption(figure.axes[0], top, left, WIDTH - left, "receptive field", text)
+    height, width, whole = FILTERS[0] - below, WIDTH - left - beside, figure.get_figheight() * DPI
+    chart = figure.add_axes(((left + beside) / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
     numbers = [0, *(step.number for step in found.growth)]
     sizes = [1, *(max(step.field.size) for step in found.growth)]
     chart.plot(numbers, sizes, color=BLUE, lw=1.6)
