@@ -35,7 +35,7 @@ LAYERS = [
     {"workdir", "tracking"},
     {"plan"},
     {"conductor"},
-    {"run", "runs", "similar", "terminal"},
+    {"run", "runs", "similar", "terminal", "zoo"},
     {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -47,7 +47,8 @@ LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
-    "pipeline.train.bank.listing", "pipeline.similar",
+    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.zoo", "pipeline.models.listing",
+    "pipeline.models.reference",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 
