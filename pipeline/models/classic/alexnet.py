@@ -20,7 +20,7 @@ def build_alexnet(
 
     A 227×227 image leaves it as 6×6×256; flattened, those are 9216 features. The paper prints 224×224, from which
     11×11 kernels with stride 4 do not reach the 55×55 maps that it prints too; 227×227 does. The head on top is two
-    hidden layers of 4096 units, each followed by a dropout of 0.5, and 1000 logits: 62,378,344 parameters in all.
+    hidden layers of 4096 units, each behind a dropout of 0.5, and 1000 logits: 62,378,344 parameters in all.
 
     Where the paper differs:
 

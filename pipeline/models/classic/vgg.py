@@ -45,7 +45,7 @@ def build_vgg(input_shape: tuple[int, int, int], *, name: str) -> keras.Model:
     """Returns a headless VGG: `(B, H, W, C)` float32 pixels, scaled, to `(B, H // 32, W // 32, 512)` features.
 
     A 224×224 image leaves it as 7×7×512; flattened, those are 25,088 features. The head on top is two hidden layers of
-    4096 units, each followed by a dropout of 0.5, and 1000 logits.
+    4096 units, each behind a dropout of 0.5, and 1000 logits.
 
     The paper draws the weights of A from a Gaussian of deviation 0.1 (variance 0.01) and starts the deeper networks
     from a trained A, then notes that Glorot initialisation does without that; we use He initialisation, made for ReLU.

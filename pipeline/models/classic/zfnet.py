@@ -17,7 +17,7 @@ def build_zfnet(input_shape: tuple[int, int, int], *, local_response_normalizati
     """Returns the headless ZFNet: `(B, H, W, C)` float32 pixels, scaled, to `(B, h, w, 256)` features.
 
     It is the network of the paper's figure 3. A 224×224 image leaves it as 6×6×256; flattened, those are 9216
-    features. The head on top is two hidden layers of 4096 units, each followed by a dropout of 0.5, and 1000 logits:
+    features. The head on top is two hidden layers of 4096 units, each behind a dropout of 0.5, and 1000 logits:
     62,357,608 parameters in all.
 
     Where the paper says nothing or differs:
