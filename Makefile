@@ -35,7 +35,7 @@ train: install  ## Ingest, augment, build, train, evaluate, export (CONFIG=, DAT
 	@$(BIN)/pipeline run -c "$$CONFIG" $${DATA:+--data "$$DATA"} $(ARGS)
 
 test: install  ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 lint: install  ## Check style and types
 	@$(BIN)/ruff check .

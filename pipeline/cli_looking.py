@@ -188,15 +188,39 @@ def runs(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def models(as_json: bool) -> None:
-    """List the backbones: size, parameters, published accuracy, weights."""
-    from pipeline.models.listing import model_rows, print_models
+@click.option("--plot", type=PATH, metavar="FILE.png", help="Draw accuracy against operations, trained models too.")
+@click.option("--measure", is_flag=True, help="Measure images/s on this machine; some minutes for all of them.")
+def models(names: tuple[str, ...], as_json: bool, plot: Path | None, measure: bool) -> None:
+    """List the backbones: year, authors, parameters, published accuracy, operations, weights.
 
+    \b
+    pipeline models
+    pipeline models resnet50 vgg16 efficientnet_lite0 --measure
+    pipeline models --plot zoo.png          the published ones beside the runs of this project
+    pipeline models --json | jq '.[] | select(.top_1 > 0.8) | .name'
+    """
+    from pipeline.models.listing import chosen_rows, model_row, print_models
+    from pipeline.pictures.views import check_picture_name
+    from pipeline.terminal import Interrupts, TerminalProgress, quiet_tensorflow
+    from pipeline.zoo import measure_zoo, save_zoo_picture
+
+    if plot:
+        check_picture_name(plot, "--plot")
+    chosen = chosen_rows(names)
+    rows = [model_row(row) for row in chosen]
+    if measure:
+        with Interrupts() as interrupts, quiet_tensorflow():
+            speeds = measure_zoo(chosen, TerminalProgress(interrupts))
+        rows = [row | {"images_per_second": speeds[row["name"]]} for row in rows]
     if as_json:
-        click.echo(json.dumps(model_rows(), indent=2))
-    else:
-        print_models(model_rows())
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+    elif not plot or measure:
+        print_models(rows)
+    if plot:
+        drawn = save_zoo_picture(rows, Path.cwd(), plot)
+        click.echo(f"picture: {shown(str(plot))} ({drawn})", err=as_json)
 
 
 @click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[list|clear]")

@@ -14,6 +14,7 @@ from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.ingest.result import DuplicatePair
 from pipeline.models.backbones import find_backbone, input_size
+from pipeline.models.backbones.row import gflops
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.tasks.table import load_task
@@ -56,7 +57,7 @@ class Conductor:
         began = time.perf_counter()
         self.run.mark(stage, "running")
         try:
-            getattr(self, stage)()
+            self._run_interruptible(stage)
         except KeyboardInterrupt:
             self.run.mark(stage, "killed")
             raise
@@ -65,6 +66,13 @@ class Conductor:
             error.add_note(f"in stage {stage}")
             raise
         self.run.mark(stage, "done", time.perf_counter() - began)
+
+    def _run_interruptible(self, stage: str) -> None:
+        try:
+            getattr(self, stage)()
+        except Exception:
+            self.progress.check()  # an interrupt inside a callback of TensorFlow arrives as an error of TensorFlow's
+            raise
 
     def ingest(self) -> None:
         """Source -> manifest, what was left out and why, what shows the same picture, what changed."""
@@ -117,8 +125,12 @@ class Conductor:
         network = self._network(load_manifest(self.run.manifest))
         if self.config.train.fine_tune.epochs:
             network.cut(self.config.train.fine_tune.from_)
-        write_json(self.run.file("model.json"), network.describe())
+        description = network.describe()
+        write_json(self.run.file("model.json"), description)
         self._log(self.run.file("model.json"))
+        self.tracker.log_metrics(
+            {"model/parameters": description["parameters"], "model/gflops": gflops(description["multiply_adds"])}
+        )
         self.tracker.log_params({"model": {"parameters": network.full.count_params()}})
 
     def train(self) -> None:

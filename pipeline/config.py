@@ -109,15 +109,21 @@ class HeadConfig(Section):
 
     pooling: Literal["avg", "max", "flatten"] | None = Field(None, description="avg | max | flatten")
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(
-        None, description="units of dense ReLU layers before the logits, e.g. [256]"
+        None, description="units of dense layers before the logits, e.g. [256]"
     )
-    dropout: Fraction | None = Field(None, description="dropped share of the pooled feature, in [0, 1)")
+    dropout: Fraction | None = Field(
+        None,
+        description="dropped share of what each hidden layer takes in, or the logits where there is none; in [0, 1)",
+    )
 
 
 class ModelConfig(Section):
     """Section `model`: backbone, weights, input and head."""
 
     backbone: str = Field("efficientnet_lite0", description="`pipeline models` lists them")
+    options: dict[str, bool] = Field(
+        {}, description="switches of the backbone, e.g. {small_images: true} of resnet18; `pipeline models` lists them"
+    )
     weights: str = Field("imagenet", description="imagenet | none | a file (.h5, .weights.h5, .keras)")
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="one side, or [height, width], in pixels; null takes the backbone's default"

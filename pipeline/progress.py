@@ -23,6 +23,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Shows one line that stays."""
 
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` if the user has asked to stop."""
+
 
 class Silent:
     """A `Progress` that shows nothing."""
@@ -36,4 +39,7 @@ class Silent:
         """Does nothing."""
 
     def say(self, line: str) -> None:
+        """Does nothing."""
+
+    def check(self) -> None:
         """Does nothing."""

@@ -81,6 +81,7 @@ def preflight(plan: Plan, root: Path, *, fetch: bool = True) -> None:
     check_task(plan.config.task)
     row = find_backbone(plan.config.model.backbone)
     row.check_size(input_size(plan.config.model))
+    row.check_options(plan.config.model.options)
     load_policy(plan.config.augment.transforms)
     if fetch and {"build", "train"} & set(plan.stages):
         locate_weights(row, plan.config.model.weights)

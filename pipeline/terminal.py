@@ -96,6 +96,10 @@ class TerminalProgress:
         """Prints one line."""
         self.console.print(line, soft_wrap=True, markup=False)
 
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` if a signal came."""
+        self._check()
+
 
 class _Bar:
     def __init__(self, progress: rich_progress.Progress, task: rich_progress.TaskID, check: Callable[[], None]) -> None:

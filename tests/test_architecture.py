@@ -35,7 +35,7 @@ LAYERS = [
     {"workdir", "tracking"},
     {"plan", "trained"},
     {"conductor"},
-    {"run", "runs", "similar", "explain", "terminal"},
+    {"run", "runs", "similar", "explain", "terminal", "zoo"},
     {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -47,7 +47,8 @@ LIGHT = [
     "pipeline", "pipeline.cli", "pipeline.errors", "pipeline.files", "pipeline.config", "pipeline.tasks.base",
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
-    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain",
+    "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
+    "pipeline.models.listing", "pipeline.models.reference",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -104,7 +104,7 @@ def test_an_interrupted_run_says_how_to_go_on(project: Path, how: signal.Signals
                 break
         os.kill(process.pid, how)
         rest = process.stderr.read()
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how], rest
     assert "pipeline run --resume" in rest
     assert "Traceback" not in rest
     rows = {row["name"]: row for row in json.loads(pipeline("runs", "--json", cwd=project).stdout)}

@@ -69,7 +69,7 @@ def test_every_field_is_read() -> None:
     assert [path for path, (name, _) in FIELDS.items() if name not in read] == []
 
 
-@pytest.mark.parametrize("path", VALUES)
+@pytest.mark.parametrize("path", [path for path in VALUES if path != "model.options"])
 def test_a_mapping_is_no_value_and_the_message_names_the_key(path: str, tmp_path: Path) -> None:
     assert refusal(tmp_path, "", f"{path}={{nonsense: 1}}").startswith(f"{path}: ")
 

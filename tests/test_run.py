@@ -17,6 +17,7 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, TrackingError
 from pipeline.export.predict import Predictor
 from pipeline.plan import Request, plan_run
+from pipeline.progress import Silent
 from pipeline.run import RunResult, run_pipeline
 from pipeline.tracking import MemoryTracker
 from pipeline.workdir import STAGES, RunDir
@@ -178,6 +179,24 @@ def test_an_interrupted_run_is_killed_not_failed(run: Run, tmp_path: Path, monke
         run_pipeline(Request(data=str(tmp_path / "photos"), settings=SMALL), tmp_path, tracker=tracker)
     assert tracker.status == "KILLED"
     assert RunDir(tmp_path / "runs" / "photos-1").stage_state("evaluate") == "killed"
+
+
+def test_an_interrupt_that_arrives_as_another_error_is_one_all_the_same(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Silent):
+        def check(self) -> None:
+            raise KeyboardInterrupt
+
+    def wrapped(*_: object, **__: object) -> None:
+        raise RuntimeError("UNKNOWN: KeyboardInterrupt")
+
+    monkeypatch.setattr("pipeline.conductor.ingest", wrapped)
+    tracker, request = MemoryTracker(), Request(data=str(photo_folder), settings=SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(request, tmp_path, tracker=tracker, progress=Interrupted())
+    assert tracker.status == "KILLED"
+    assert RunDir(tmp_path / "runs" / "photos-1").stage_state("ingest") == "killed"
 
 
 @pytest.mark.parametrize(

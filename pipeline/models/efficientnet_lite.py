@@ -49,8 +49,18 @@ def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
     return build_efficientnet_lite(input_shape, width=1.0, depth=1.0, name="efficientnet_lite0")
 
 
+def build_efficientnet_lite1(input_shape: tuple[int, int, int]) -> keras.Model:
+    """Returns the headless Lite1, deeper than Lite0."""
+    return build_efficientnet_lite(input_shape, width=1.0, depth=1.1, name="efficientnet_lite1")
+
+
+def build_efficientnet_lite2(input_shape: tuple[int, int, int]) -> keras.Model:
+    """Returns the headless Lite2, deeper and wider than Lite0."""
+    return build_efficientnet_lite(input_shape, width=1.1, depth=1.2, name="efficientnet_lite2")
+
+
 def build_efficientnet_lite(input_shape: tuple[int, int, int], *, width: float, depth: float, name: str) -> keras.Model:
-    """Returns a headless EfficientNet-Lite of the given width and depth coefficients; Lite2, say, is (1.1, 1.2).
+    """Returns a headless EfficientNet-Lite of the given width and depth coefficients.
 
     Unlike in EfficientNet, the coefficients leave the stem, the top and the repeats of the first and last stage alone.
     """

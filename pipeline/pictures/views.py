@@ -52,16 +52,16 @@ def check_exists(path: Path) -> None:
         raise DataError(f"no file or folder {path}; name an image, two images, or a folder of them")
 
 
-def check_picture_name(output: Path) -> None:
+def check_picture_name(output: Path, option: str = "-o") -> None:
     """Looks whether a picture can be written to a file of this name.
 
     Raises:
         DataError: It does not end in .png, or its folder does not exist.
     """
     if output.suffix.lower() != ".png":
-        raise DataError(f"-o {output}: pictures are written as PNG; end the name in .png")
+        raise DataError(f"{option} {output}: pictures are written as PNG; end the name in .png")
     if not output.parent.is_dir():
-        raise DataError(f"-o {output}: there is no folder {output.parent}")
+        raise DataError(f"{option} {output}: there is no folder {output.parent}")
 
 
 def _read(path: Path) -> tuple[Picture, bytes]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pipeline.tracking.mlflow_tracker import MlflowTracker
 from pipeline.tracking.port import MemoryTracker, NullTracker, Status, Tracker
+from pipeline.tracking.query import RecordedRun, finished_runs
 from pipeline.tracking.ui import serve_ui
 
-__all__ = ["MemoryTracker", "MlflowTracker", "NullTracker", "Status", "Tracker", "serve_ui"]
+__all__ = [
+    "MemoryTracker", "MlflowTracker", "NullTracker", "RecordedRun", "Status", "Tracker", "finished_runs", "serve_ui",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,13 @@ from pipeline.errors import DataError
 from pipeline.files import file_digest, keyed_seed
 from pipeline.images.graph import decode_image
 from pipeline.ingest.manifest import Manifest
+from pipeline.progress import Progress
 
 #: Odd, so that multiplying by it permutes the 64-bit integers (Weyl sequence); spreads neighbouring view numbers.
 _STRIDE = -7046029254386353131
+
+#: Bytes of decoded pixels up to which a set is kept in memory while its images are looked at again and again.
+MEMORY_BYTES = 2**30
 
 #: Images that are decoded at a time.
 _CORES = os.cpu_count() or 2
@@ -115,6 +120,20 @@ def epoch_views(count: int, seed: int, epoch: tf.Tensor, kept: int | None) -> tf
     return tf.random.stateless_uniform([count], key, maxval=kept + 1, dtype=tf.int32)
 
 
+def decode_in_memory(images: Images, spec: InputSpec, progress: Progress) -> tf.Tensor | None:
+    """Returns the pixels of all images, `(N, H, W, C)` float32 in [0, 255]; None if they exceed `MEMORY_BYTES`."""
+    shape = (len(images), *spec.image_size, spec.channels)
+    if 4 * math.prod(shape) > MEMORY_BYTES:
+        return None
+    pixels, row = np.empty(shape, np.float32), 0
+    with progress.bar("decode", len(images)) as bar:
+        for batch in view_batches(images, spec, Policy(), 0, 256):
+            pixels[row : row + len(batch)] = batch
+            row += len(batch)
+            bar.advance(len(batch))
+    return tf.constant(pixels)
+
+
 def view_batches(images: Images, spec: InputSpec, policy: Policy, view: int, batch_size: int) -> tf.data.Dataset:
     """Returns batches of one view of every image, in their order: `(B, H, W, C)` float32 in [0, 255].
 
@@ -147,30 +166,34 @@ def chosen_batches(
 
 def live_batches(
     images: Images, spec: InputSpec, policy: Policy, *, seed: int, epochs: range, batch_size: int,
-    kept: int | None = None,
+    kept: int | None = None, decoded: tf.Tensor | None = None,
 ) -> tf.data.Dataset:  # fmt: skip
     """Returns (pixels, targets, loss weights) for the epochs, one after the other, each image once an epoch.
 
     The order is fresh in every epoch, the views are those of `epoch_views`. A batch never crosses into the next epoch.
+    What is `decoded` already is not decoded in every epoch; it makes no difference to the batches.
     """
     paths, seeds = tf.constant(list(images.paths)), tf.constant(images.seeds)
     targets, weights = tf.constant(images.targets), tf.constant(images.weights)
     read, augment = _reader(spec), _augmenter(spec, policy)
 
     @tf.autograph.experimental.do_not_convert
+    def finish(pixels: tf.Tensor, rows: tf.Tensor, views: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        wanted = tf.gather(targets, rows)
+        return augment(pixels, tf.gather(seeds, rows), views), wanted, tf.linalg.matvec(wanted, weights)
+
+    @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = epoch_order(len(images), seed, epoch)
-        views = tf.gather(epoch_views(len(images), seed, epoch, kept), order)
-        pixels = tf.data.Dataset.from_tensor_slices((order, views)).map(
-            lambda row, view: (read(paths[row]), seeds[row], view, targets[row]), _CORES, deterministic=True
+        rows = tf.data.Dataset.from_tensor_slices(
+            (order, tf.gather(epoch_views(len(images), seed, epoch, kept), order))
         )
-        return pixels.batch(batch_size).map(
-            lambda pixels, roots, views, wanted: (
-                augment(pixels, roots, views), wanted, tf.linalg.matvec(wanted, weights)
-            ),
-            2,
-            deterministic=True,
-        )  # fmt: skip
+        if decoded is None:
+            pixels = rows.map(lambda row, view: (read(paths[row]), row, view), _CORES, deterministic=True)
+            return pixels.batch(batch_size).map(finish, 2, deterministic=True)
+        return rows.batch(batch_size).map(
+            lambda rows, views: finish(tf.gather(decoded, rows), rows, views), 2, deterministic=True
+        )
 
     return untuned(tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(2))
 

@@ -96,6 +96,32 @@ class Quick(keras.Model):
             setattr(self, name, function)
 
 
+class Sided(Quick):
+    """A model of several outputs: logits, which count, and those of auxiliary classifiers, which only help to train.
+
+    The losses of the latter are added with a weight (Szegedy et al. 2014); validation does not see them.
+    """
+
+    def __init__(self, *args: Any, auxiliary_weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._auxiliary_weight = auxiliary_weight
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Returns the loss of a step."""
+        logits, *sides = y_pred
+        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        if training:
+            for side in sides:
+                loss += self._auxiliary_weight * super().compute_loss(x, y, side, sample_weight, training)
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the metrics of the logits that count."""
+        return super().compute_metrics(x, y, y_pred[0], sample_weight)
+
+
 def best_loss(history: Sequence[EpochRow], phase: str) -> float:
     """Returns the lowest validation loss of a phase, infinity where none was finite."""
     losses = [float(row["validation/loss"]) for row in history if row["phase"] == phase]

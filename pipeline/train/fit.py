@@ -22,8 +22,17 @@ from pipeline.tasks.base import Task
 from pipeline.train.bank.features import BankedFeatures, Features, feature_batches, plain_batches
 from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
-from pipeline.train.dataset import Images, InputSpec, live_batches, load_images, naming_bad_images, view_batches
-from pipeline.train.epochs import EpochRow, Epochs, Quick, best_loss, fit_epochs
+from pipeline.train.dataset import (
+    Images,
+    InputSpec,
+    decode_in_memory,
+    live_batches,
+    load_images,
+    naming_bad_images,
+    untuned,
+    view_batches,
+)
+from pipeline.train.epochs import EpochRow, Epochs, Quick, Sided, best_loss, fit_epochs
 from pipeline.train.extraction import Speedometer, expected
 from pipeline.train.search import SearchResult, Trial
 from pipeline.train.trials import HeadTrials
@@ -190,13 +199,13 @@ class _Trainer:
                 self.progress.say("search: without the bank each trial computes all features anew in every epoch")
             self._search(cut, data)
         else:
-            self._fit(_apart(cut), data, trained)
+            self._fit(self._apart(cut), data, trained)
 
     def _search(self, cut: Cut, data: Epochs) -> None:
         """Trains the head with several settings; what the chosen one gave is what training with it alone would give."""
 
         def fit(config: TrainConfig, log: Callable[[EpochRow], None]) -> None:
-            self._fit_with(config, _apart(cut), data, [], Silent(), log)
+            self._fit_with(config, self._apart(cut), data, [], Silent(), log)
 
         trials = HeadTrials(self.network, cut.top, fit, data.validation, self.task, self.on_trial)
         self.found = trials.search(self.config, self.progress)
@@ -211,6 +220,7 @@ class _Trainer:
         batches = live_batches(
             self.data.train, self.data.spec, self.data.policy,
             seed=self.seed, epochs=numbers, batch_size=self.config.batch_size,
+            decoded=decode_in_memory(self.data.train, self.data.spec, self.progress),
         )  # fmt: skip
         images = len(self.data.train) + len(self.data.validation)
         passes = len(numbers) * images
@@ -237,12 +247,28 @@ class _Trainer:
     def _validation_pixels(self) -> tf.data.Dataset:
         images = self.data.validation
         batch = self.config.batch_size
-        pixels = view_batches(images, self.data.spec, self.data.policy, 0, batch)
-        return tf.data.Dataset.zip(pixels, tf.data.Dataset.from_tensor_slices(images.targets).batch(batch))
+        decoded = decode_in_memory(images, self.data.spec, Silent())
+        if decoded is None:
+            pixels = view_batches(images, self.data.spec, self.data.policy, 0, batch)
+        else:
+            pixels = tf.data.Dataset.from_tensor_slices(decoded).batch(batch)
+        return untuned(tf.data.Dataset.zip(pixels, tf.data.Dataset.from_tensor_slices(images.targets).batch(batch)))
 
     def _join(self, cut: Cut) -> keras.Model:
         pixels = keras.Input(cut.trunk.input_shape[1:])
-        return keras.Model(pixels, cut.top(InferenceMode(cut.trunk)(pixels)), name="live")
+        return self._trained(pixels, cut, InferenceMode(cut.trunk)(pixels))
+
+    def _apart(self, cut: Cut) -> keras.Model:
+        """Returns the top as a model of its own: compiling it would put a phase's optimizer into the saved network."""
+        features = keras.Input(cut.top.input_shape[1:], dtype=cut.top.input.dtype)
+        return self._trained(features, cut, features)
+
+    def _trained(self, inputs: keras.KerasTensor, cut: Cut, features: keras.KerasTensor) -> keras.Model:
+        """Returns what is fitted: inputs -> logits, and where there are auxiliary classifiers theirs too."""
+        auxiliary = self.network.row.auxiliary
+        if auxiliary and cut.sided:
+            return Sided(inputs, cut.sided(features), auxiliary_weight=auxiliary.weight)
+        return Quick(inputs, cut.top(features))
 
     def _fit(
         self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer],
@@ -279,9 +305,3 @@ class _Counted:
         if steps:
             self._on_step()
         self._bar.advance(steps, note)
-
-
-def _apart(cut: Cut) -> keras.Model:
-    """Returns the top as a model of its own: compiling it would put a phase's optimizer into the saved network."""
-    features = keras.Input(cut.top.input_shape[1:], dtype=cut.top.input.dtype)
-    return Quick(features, cut.top(features))

@@ -212,7 +212,7 @@ def check_depths(network: Network) -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "size"),
-    [("convnet", (8, 12)), ("efficientnet_lite0", (32, 64)), ("convnext_tiny", 32)],
+    [("convnet", (8, 12)), ("efficientnet_lite0", (32, 64)), ("convnext_tiny", 32), ("googlenet", 64), ("lenet5", 28)],
 )
 def test_of_a_backbone(backbone: str, size: int | tuple[int, int]) -> None:
     """Chains, branches, networks in the network (ConvNeXt), and images that come down to one unit."""
@@ -223,9 +223,9 @@ def test_of_a_backbone(backbone: str, size: int | tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "backbone",
     [
-        "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_resnet_v2", "inception_v3", "mobilenet",
-        "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "nasnet_mobile", "resnet50", "resnet50_v2", "vgg16",
-        "xception",
+        "alexnet", "darknet19", "darknet53", "densenet121", "efficientnet_b0", "efficientnet_v2_b0",
+        "inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "mobilenet_v3_large",
+        "mobilenet_v3_small", "nasnet_mobile", "resnet18", "resnet50", "resnet50_v2", "vgg16", "xception", "zfnet",
     ],
 )  # fmt: skip
 def test_of_every_other_family(backbone: str) -> None:

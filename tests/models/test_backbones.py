@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib
 import inspect
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +16,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.errors import ModelError
 from pipeline.models import backbones
 from pipeline.models.backbones import BACKBONES, Backbone, build_scaling, find_backbone
+from pipeline.models.backbones.keras_rows import KERAS_ROWS
+from pipeline.models.backbones.row import IMAGENET_MEAN, IMAGENET_STD, load
+from pipeline.models.operations import count_multiply_adds
 
 pytestmark = [
     # MobileNets say that they assume 224x224 when, as in Keras' own call, no shape is given.
@@ -28,7 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
 
-KERAS_ROWS = [row for row in BACKBONES.values() if row.builder.startswith("keras.applications:")]
 
 # One of each family, where it builds in about a second; the rest is slow.
 FAST = {
@@ -71,7 +74,7 @@ def test_the_table_loads_without_tensorflow() -> None:
     script = (
         "import sys, pipeline.models.backbones; sys.exit(bool({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=Path(backbones.__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(backbones.__file__).parents[3]).returncode == 0
 
 
 def test_every_network_of_keras_has_a_row() -> None:
@@ -85,10 +88,85 @@ def test_a_row_is_consistent(row: Backbone) -> None:
     assert hash(row) == hash(dataclasses.replace(row))
     assert min(row.default_size) >= row.smallest_size
     assert row.scaling is None or len(row.scaling.mean) == len(row.scaling.std) == row.channels
-    assert all(accuracy is None or 0.6 < accuracy < 1 for accuracy in (row.top_1, row.top_5))
-    assert row.top_5 is None or (row.top_1 is not None and row.top_1 < row.top_5)
-    module, _, function = row.builder.partition(":")
-    assert callable(getattr(importlib.import_module(module), function))
+    figures = (row.accuracy.top_1, row.accuracy.top_5) if row.accuracy else ()
+    known = [figure for figure in figures if figure is not None]
+    assert all(0.55 < figure < 1 for figure in known)
+    assert known == sorted(known)
+    assert known or row.contest
+    assert row.paper.year in range(1998, 2023)
+    build = load(row.builder)
+    assert set(dict(row.options)) <= set(inspect.signature(build).parameters)
+
+
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=BACKBONES)
+def test_the_year_is_that_of_the_first_version(row: Backbone) -> None:
+    number = re.search(r"arXiv:(\d\d)\d\d\.", row.paper.reference)
+    assert not number or row.paper.year == 2000 + int(number[1])
+
+
+# Multiply-adds that papers print: He et al. 2015 table 1, Szegedy et al. 2014, Howard et al. 2017 and 2019, Sandler et
+# al. 2018, Zoph et al. 2017 table 2, Tan & Le 2019 table 2, Liu et al. 2022 table 1, Redmon & Farhadi 2016 and 2018
+# (operations, two of them each), the repository of EfficientNet-Lite.
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("resnet18", 1.8e9), ("resnet34", 3.6e9), ("resnet50", 3.8e9), ("resnet101", 7.6e9), ("resnet152", 11.3e9),
+        ("googlenet", 1.5e9), ("mobilenet", 569e6), ("mobilenet_v2", 300e6), ("mobilenet_v3_large", 219e6),
+        ("mobilenet_v3_small", 56e6), ("nasnet_mobile", 564e6), ("nasnet_large", 23.8e9), ("efficientnet_b0", 0.39e9),
+        ("efficientnet_b1", 0.70e9), ("efficientnet_b2", 1.0e9), ("efficientnet_b3", 1.8e9), ("efficientnet_b4", 4.2e9),
+        ("efficientnet_b5", 9.9e9), ("efficientnet_b6", 19e9), ("efficientnet_b7", 37e9), ("convnext_tiny", 4.5e9),
+        ("convnext_small", 8.7e9), ("convnext_base", 15.4e9), ("convnext_large", 34.4e9), ("darknet19", 5.58e9 / 2),
+        ("darknet53", 18.7e9 / 2), ("efficientnet_lite0", 407e6), ("efficientnet_lite1", 631e6),
+        ("efficientnet_lite2", 899e6),
+    ],
+)  # fmt: skip
+def test_operations_are_those_of_the_papers(name: str, published: float) -> None:
+    assert find_backbone(name).multiply_adds == pytest.approx(published, rel=0.06)
+
+
+# What slides often have wrong: LeNet-5 is the small one; the errors of the contests.
+@pytest.mark.parametrize(
+    ("name", "parameters", "contest"),
+    [
+        ("lenet5", 60e3, "0.95 %"), ("alexnet", 60e6, "15.3 % top-5"),
+        ("alexnet", 60e6, "37.5 % top-1 and 17.0 % top-5"),
+        ("zfnet", 62e6, "14.8 % top-5"), ("googlenet", 7e6, "6.67 % top-5"), ("vgg16", 138e6, "7.3 % top-5"),
+        ("resnet152", 60e6, "3.57 % top-5"),
+    ],
+)  # fmt: skip
+def test_what_the_contests_knew(name: str, parameters: float, contest: str) -> None:
+    row = find_backbone(name)
+    assert row.parameters == pytest.approx(parameters, rel=0.05)
+    assert contest in str(row.contest)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "googlenet", "mobilenet_v2", "xception", "resnet50"])
+def test_operations_are_what_tensorflow_profiles(name: str) -> None:
+    """TensorFlow counts two for a multiply-add, and counts them operation by operation of the traced graph."""
+    row = find_backbone(name)
+    size = row.smallest_size
+    model = row.build((size, size))
+    graph = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(
+        tf.TensorSpec((1, size, size, row.channels))
+    ).graph  # fmt: skip
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    options["account_type_regexes"] = ["Conv2D", "DepthwiseConv2dNative", "MatMul"]
+    found = tf.compat.v1.profiler.profile(graph, options=options)
+    assert 2 * count_multiply_adds(model) == pytest.approx(found.total_float_ops, rel=1e-6)
+
+
+def test_a_switch_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match=r"resnet18 has no switch 'small_image': did you mean 'small_images'\?"):
+        find_backbone("resnet18").build((32, 32), {"small_image": True})
+    with pytest.raises(ModelError, match=r"vgg16 has no switch 'small_images': it has none"):
+        find_backbone("vgg16").check_options({"small_images": True})
+
+
+def test_a_switch_changes_the_network() -> None:
+    row = find_backbone("resnet18")
+    assert row.build((32, 32)).output_shape[1:3] == (1, 1)
+    assert row.build((32, 32), {"small_images": True}).output_shape[1:3] == (4, 4)
 
 
 def test_an_unknown_name_gets_its_nearest() -> None:
@@ -153,7 +231,7 @@ def test_efficientnet_with_our_scaling_is_the_network_that_keras_loads(monkeypat
     theirs = keras.applications.EfficientNetB0(include_top=False, weights="imagenet", input_shape=(32, 32, 3))
     row = find_backbone("efficientnet_b0")
     ours = row.build((32, 32))
-    statistics = [np.array(backbones.IMAGENET_MEAN), np.square(backbones.IMAGENET_STD), np.array(1)]
+    statistics = [np.array(IMAGENET_MEAN), np.square(IMAGENET_STD), np.array(1)]
     for model in (theirs, ours):
         normalization = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
         normalization.set_weights(statistics)

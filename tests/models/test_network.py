@@ -138,3 +138,33 @@ def test_a_network_is_parted_into_what_it_was_made_of(lite0: Network) -> None:
     np.testing.assert_allclose(x, lite0.full(pixels(lite0), training=False), atol=1e-5)
     with pytest.raises(ModelError, match="is no network of this pipeline"):
         part_network(lite0.classifier)
+
+
+GOOGLENET = ModelConfig(backbone="googlenet", image_size=32, weights="none")
+
+
+@pytest.fixture(scope="module")
+def googlenet() -> Network:
+    return build(GOOGLENET)
+
+
+# The cut is below both auxiliary classifiers, at the first, whose maps it freezes, between them, above both.
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [("input", 2), ("inception_3a", 2), ("inception_4a", 1), ("inception_4c", 1), ("inception_4e", 0), (FEATURES, 0)],
+)
+def test_auxiliary_classifiers_are_those_above_the_cut(googlenet: Network, wanted: str, count: int) -> None:
+    cut = googlenet.cut(wanted)
+    assert (cut.sided is None) == (count == 0)
+    if cut.sided:
+        features = cut.trunk(pixels(googlenet))
+        logits, *sides = cut.sided(features, training=False)
+        assert [side.shape for side in sides] == [(4, 3)] * count
+        np.testing.assert_allclose(logits, cut.top(features, training=False), atol=1e-5)
+        assert not np.allclose(sides[0], logits, atol=1e-3)
+
+
+def test_auxiliary_classifiers_are_no_part_of_what_is_saved(googlenet: Network) -> None:
+    inside = {id(weight) for weight in googlenet.full.weights}
+    assert not any(id(weight) in inside for side in googlenet.auxiliary.values() for weight in side.weights)
+    assert build().auxiliary == {}

@@ -140,7 +140,8 @@ def test_a_dilated_window_sees_from_its_first_to_its_last_pixel() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "convnet"])
 def test_units_of_the_zoo_see_what_their_gradients_show(name: str) -> None:
-    network = find_backbone(name).build((85, 99))
+    # AlexNet's valid windows leave pixels at the lower border unseen in any size that they do not fit into.
+    network = find_backbone(name).build((227, 227) if name == "alexnet" else (85, 99))
     through = positive(keras.models.clone_model(network, clone_function=transparent))
     points = cut_points(network)
     names = {points[place] for place in np.linspace(0, len(points) - 1, 6).astype(int)}
@@ -151,8 +152,8 @@ def test_units_of_the_zoo_see_what_their_gradients_show(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "densenet121", "inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "nasnet_mobile", "resnet50",
-        "resnet50_v2", "vgg16", "xception",
+        "alexnet", "darknet19", "densenet121", "googlenet", "inception_resnet_v2", "inception_v3", "mobilenet",
+        "mobilenet_v2", "nasnet_mobile", "resnet50", "resnet50_v2", "vgg16", "xception",
     ],
 )  # fmt: skip
 def test_units_of_the_other_families_see_what_their_gradients_show(name: str) -> None:
@@ -191,6 +192,16 @@ def test_a_gate_brings_in_the_whole_image_and_no_size(keepdims: bool) -> None:
     assert (fields["before"].size, fields["before"].whole_image) == ((3, 3), False)
     assert (fields["gated"].size, fields["gated"].whole_image) == ((3, 3), True)
     assert (fields["after"].size, fields["after"].whole_image) == ((7, 7), True)
+
+
+def test_a_normalization_over_channels_is_no_gate() -> None:
+    """AlexNet's folds the places into the batch on its way, and keeps them apart."""
+    row = find_backbone("googlenet")
+    plain = receptive_fields(row.build((64, 64)))
+    normalized = receptive_fields(row.build((64, 64), {"local_response_normalization": True}))
+    assert {"conv1_norm", "conv2_norm"} <= set(normalized) - set(plain)
+    assert {name: normalized[name] for name in plain} == plain
+    assert not any(field.whole_image for field in normalized.values())
 
 
 def test_networks_of_the_zoo_with_gates_say_so() -> None:

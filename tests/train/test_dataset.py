@@ -11,11 +11,13 @@ from pipeline.augment.policy import Policy, load_policy
 from pipeline.config import Resize
 from pipeline.errors import DataError
 from pipeline.files import file_digest
+from pipeline.progress import Silent
 from pipeline.train.dataset import (
     Images,
     InputSpec,
     check_unchanged,
     chosen_batches,
+    decode_in_memory,
     epoch_order,
     epoch_views,
     live_batches,
@@ -42,10 +44,12 @@ def images(tmp_path: Path) -> Images:
     )
 
 
-def epochs(images: Images, policy: Policy, *, seed: int = 0, count: int = 3) -> list[list[tuple[np.ndarray, ...]]]:
+def epochs(
+    images: Images, policy: Policy, *, seed: int = 0, count: int = 3, decoded: tf.Tensor | None = None
+) -> list[list[tuple[np.ndarray, ...]]]:
     """Returns the batches of each epoch, cut up by the number of steps an epoch has."""
     steps = -(-len(images) // 3)
-    batches = live_batches(images, SPEC, policy, seed=seed, epochs=range(count), batch_size=3)
+    batches = live_batches(images, SPEC, policy, seed=seed, epochs=range(count), batch_size=3, decoded=decoded)
     found = [tuple(part.numpy() for part in batch) for batch in batches]
     assert len(found) == steps * count
     return [found[start : start + steps] for start in range(0, len(found), steps)]
@@ -53,6 +57,28 @@ def epochs(images: Images, policy: Policy, *, seed: int = 0, count: int = 3) -> 
 
 def shown(epoch: list[tuple[np.ndarray, ...]]) -> list[int]:
     return [int(number) for batch in epoch for number in batch[1].argmax(axis=1)]
+
+
+def test_what_is_decoded_before_gives_the_same_batches(images: Images) -> None:
+    decoded = decode_in_memory(images, SPEC, Silent())
+    for policy in (Policy(), NOISY):
+        for one, other in zip(epochs(images, policy), epochs(images, policy, decoded=decoded), strict=True):
+            for batch, same in zip(one, other, strict=True):
+                np.testing.assert_equal(same, batch)
+
+
+def test_files_are_not_read_again_when_their_pixels_are_in_memory(images: Images) -> None:
+    decoded = decode_in_memory(images, SPEC, Silent())
+    for path in images.paths:
+        Path(path).unlink()
+    assert len(epochs(images, NOISY, decoded=decoded)) == 3
+
+
+def test_what_would_fill_the_memory_is_not_decoded_before(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.train.dataset.MEMORY_BYTES", 7 * 6 * 8 * 3 * 4)
+    assert decode_in_memory(images, SPEC, Silent()) is not None
+    monkeypatch.setattr("pipeline.train.dataset.MEMORY_BYTES", 7 * 6 * 8 * 3 * 4 - 1)
+    assert decode_in_memory(images, SPEC, Silent()) is None
 
 
 def test_an_epoch_shows_each_image_once_and_the_next_in_another_order(images: Images) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from pipeline.augment.policy import Policy, load_policy
@@ -20,6 +22,7 @@ from pipeline.progress import Silent
 from pipeline.tasks.table import load_task
 from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import InputSpec, load_images, view_batches
+from pipeline.train.epochs import Sided
 from pipeline.train.fit import TrainResult, train
 
 GRAYS = {"dark": 40, "light": 220, "middle": 130}
@@ -69,11 +72,18 @@ def fit(
     """Trains with an empty bank, unless one is given."""
     network = build_network(config.model, TASK, 3, seed=seed, weights=None)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = train(
-            network, TASK, manifest, policy or Policy(), AugmentConfig(views=1), config.train, seed=seed,
-            store=store or FeatureStore(Path(folder)), **{"progress": Silent(), **options},
-        )  # fmt: skip
-    return network, outcome
+        store = store or FeatureStore(Path(folder))
+        return network, fit_network(network, manifest, config, store, policy=policy, seed=seed, **options)
+
+
+def fit_network(
+    network: Network, manifest: Manifest, config: Config, store: FeatureStore, *, policy: Policy | None = None,
+    seed: int = 0, **options: Any,
+) -> TrainResult:  # fmt: skip
+    return train(
+        network, TASK, manifest, policy or Policy(), AugmentConfig(views=1), config.train, seed=seed, store=store,
+        **{"progress": Silent(), **options},
+    )  # fmt: skip
 
 
 HEAD = {"epochs": 8, "learning_rate": 0.02}
@@ -261,3 +271,40 @@ def test_two_replicas_share_the_work(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO_REPLICAS, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_auxiliary_classifiers_train_with_their_weight_and_do_not_count_in_validation() -> None:
+    config = build_config({"model": {"backbone": "googlenet", "weights": "none", "image_size": 32}}).model
+    network = build_network(config, TASK, 3, seed=0, weights=None)
+    cut = network.cut("inception_3b")
+    assert cut.sided
+    for layer in cut.sided._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0  # so that two calls agree
+    inputs = keras.Input(cut.sided.input_shape[1:])
+    model = Sided(inputs, cut.sided(inputs), auxiliary_weight=0.3)
+    model.compile(keras.optimizers.SGD(0.0), TASK.loss(0.0), metrics=TASK.training_metrics(), jit_compile=False)
+    x = np.random.default_rng(0).normal(size=(4, *cut.sided.input_shape[1:])).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    losses = [float(TASK.loss(0.0)(y, logits)) for logits in cut.sided(x, training=False)]
+    assert len(losses) == 3
+    data = tf.data.Dataset.from_tensors((x, y))
+    history = model.fit(data, validation_data=data, shuffle=False, verbose=0).history
+    assert history["loss"] == [pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]), rel=1e-5)]
+    assert history["val_loss"] == [pytest.approx(losses[0], rel=1e-5)]
+    top_1 = float(np.mean(np.argmax(cut.top(x, training=False), axis=1) == y.argmax(axis=1)))
+    assert history["val_top_1"] == [pytest.approx(top_1)]
+
+
+def test_googlenet_trains_through_its_auxiliary_classifiers(manifest: Manifest) -> None:
+    model = {"backbone": "googlenet", "weights": "none", "image_size": 32}
+    train = {"batch_size": 8, "head": {"epochs": 0}, "fine_tune": {"epochs": 1, "from": "input"}}
+    config = build_config({"model": model, "train": train})
+    network = build_network(config.model, TASK, 3, seed=0, weights=None)
+    before = [side.get_weights() for side in network.auxiliary.values()]
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = fit_network(network, manifest, config, FeatureStore(Path(folder)))
+    for old, side in zip(before, network.auxiliary.values(), strict=True):
+        assert not any(np.array_equal(*both) for both in zip(old, side.get_weights(), strict=True))
+    # With two more losses of about log 3 each, at 0.3, what is trained on starts well above what validation shows.
+    assert float(outcome.history[0]["train/loss"]) > 1.3 * float(outcome.history[0]["validation/loss"])

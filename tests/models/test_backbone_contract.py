@@ -1,0 +1,173 @@
+"""What every row of the zoo promises: it can be parted, trained, saved and exported, and its frozen part stays frozen.
+
+The fast run covers one network of each family; `make battery` covers all, at their default sizes too.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.config import ModelConfig
+from pipeline.export.savedmodel import export_savedmodel
+from pipeline.models.backbones import BACKBONES, Backbone
+from pipeline.models.backbones.own_rows import CLASSIC_ROWS, LITE_ROWS
+from pipeline.models.cuts import cut_points
+from pipeline.models.network import FEATURES, Network, build_network
+from pipeline.models.operations import count_multiply_adds
+from pipeline.tasks.table import load_task
+
+pytestmark = [
+    # MobileNets say that they assume 224x224 when, as in Keras' own call, no shape is given.
+    pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserWarning"),
+    # Keras saves variables so.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+CLASSES = ("ant", "bee", "cat")
+TASK = load_task("classification")
+
+#: One of each family of keras.applications, the smallest.
+FAST = {
+    "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_v3", "mobilenet",
+    "mobilenet_v2", "mobilenet_v3_small", "resnet50", "resnet50_v2", "vgg16", "xception", "efficientnet_lite0",
+    *(row.name for row in CLASSIC_ROWS if row.name not in ("vgg13", "resnet34", "darknet53")),
+}  # fmt: skip
+#: Of these, the ones whose graphs take tens of seconds to save and load.
+LARGE_GRAPHS = {"convnext_tiny", "densenet121", "efficientnet_v2_b0", "inception_v3"}
+
+
+def rows(fast: set[str]) -> list[Any]:
+    return [pytest.param(row, id=row.name, marks=() if row.name in fast else SLOW) for row in BACKBONES.values()]
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    keras.utils.clear_session()
+    gc.collect()
+
+
+def build(row: Backbone, **settings: Any) -> Network:
+    config = ModelConfig.model_validate(
+        {
+            "backbone": row.name, "weights": "none", "image_size": row.smallest_size,
+            "head": {"dropout": 0, "hidden": ()}, **settings,
+        }
+    )  # fmt: skip
+    return build_network(config, TASK, len(CLASSES), seed=0, weights=None)
+
+
+def images(network: Network, count: int = 4) -> np.ndarray:
+    shape = (count, *network.image_size, network.channels)
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+
+
+def statistics(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(variable) for variable in model.variables if "moving_" in variable.name]
+
+
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    return [variable for variable in model.variables if "seed_generator_state" in variable.path]
+
+
+def step(model: keras.Model, inputs: np.ndarray, rate: float) -> tuple[float, float]:
+    """Takes one step of a set length down the gradient; returns the loss before and after, of the same dropout."""
+    targets = np.eye(len(CLASSES), dtype=np.float32)[np.arange(len(inputs)) % len(CLASSES)]
+    loss, states = TASK.loss(0.0), random_states(model)
+    before = [np.array(state) for state in states]
+    with tf.GradientTape() as tape:
+        value = loss(targets, model(inputs, training=True))
+    variables = [variable.value for variable in model.trainable_variables]
+    gradients = tape.gradient(value, variables, unconnected_gradients="zero")
+    length = float(tf.linalg.global_norm(gradients))
+    assert np.isfinite(length)
+    assert length > 0
+    for variable, gradient in zip(variables, gradients, strict=True):
+        variable.assign_sub(rate / length * gradient)
+    for state, old in zip(states, before, strict=True):
+        state.assign(old)
+    return float(value), float(loss(targets, model(inputs, training=True)))
+
+
+@pytest.mark.parametrize("row", rows(FAST))
+def test_frozen_statistics_stay_in_both_phases_and_a_step_lowers_the_loss(row: Backbone) -> None:
+    network = build(row, batch_norm="frozen")
+    pixels = images(network)
+    assert cut_points(network.backbone)
+    stays = statistics(network.full)
+    head = network.cut(FEATURES)
+    features = np.array(head.trunk(pixels, training=False))
+    before, after = step(head.top, features, 1e-3)
+    assert after < before
+    below = network.cut(0.5)
+    frozen = [np.array(weight) for weight in below.trunk.weights]
+    features = np.array(below.trunk(pixels, training=False))
+    before, after = step(below.top, features, 1e-4)
+    assert after < before
+    np.testing.assert_equal(statistics(network.full), stays)
+    np.testing.assert_equal([np.array(weight) for weight in below.trunk.weights], frozen)
+
+
+@pytest.mark.parametrize("row", rows(FAST))
+def test_training_from_scratch_begins(row: Backbone) -> None:
+    network = build(row, batch_norm="trained")
+    pixels = images(network)
+    cut = network.cut("input")
+    old = statistics(network.full)
+    before, after = step(cut.top, np.array(cut.trunk(pixels)), 1e-3)
+    assert after < before
+    new = statistics(network.full)
+    assert not any(np.array_equal(*both) for both in zip(old, new, strict=True))
+
+
+@pytest.mark.parametrize("row", rows(FAST - LARGE_GRAPHS))
+def test_what_is_saved_and_exported_answers_alike(row: Backbone, tmp_path: Path) -> None:
+    network = build(row)
+    pixels = images(network)
+    # Random weights answer alike to all images; a stronger last layer tells them apart.
+    logits = np.array(network.full(pixels, training=False))
+    kernel, bias = network.classifier.get_weights()
+    spread = (logits - logits.mean(axis=0)).std()
+    assert spread > 0
+    network.classifier.set_weights([kernel / spread, (bias - logits.mean(axis=0)) / spread])
+    expected = TASK.probabilities(np.array(network.full(pixels, training=False)))
+    assert np.ptp(expected, axis=0).max() > 0.1
+    cut = network.cut(0.5)
+    parted = cut.top(cut.trunk(pixels, training=False), training=False)
+    np.testing.assert_allclose(TASK.probabilities(np.array(parted)), expected, atol=1e-4)
+    network.full.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    np.testing.assert_allclose(TASK.probabilities(np.array(loaded(pixels, training=False))), expected, atol=1e-4)
+    export_savedmodel(loaded, TASK, CLASSES, tmp_path / "export")
+    serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    encoded = tf.constant([tf.io.encode_png(image.astype(np.uint8)).numpy() for image in pixels])
+    answer = serve(image_bytes=encoded)
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-4)
+
+
+@SLOW
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=BACKBONES)
+def test_the_default_size_builds_with_the_published_figures(row: Backbone) -> None:
+    """Of a row of Keras, with the top that Keras gives it; of our own, with the head of the row."""
+    if row in (*CLASSIC_ROWS, *LITE_ROWS):
+        config = ModelConfig(backbone=row.name, weights="none")
+        model = build_network(config, TASK, row.classes, seed=0, weights=None).full
+        assert model.input_shape[1:] == (*row.default_size, row.channels)
+    else:
+        model = getattr(keras.applications, row.builder.partition(":")[2])(weights=None, classes=row.classes)
+        headless = row.build(row.default_size)
+        assert headless.input_shape[1:] == (*row.default_size, 3)
+        assert 0 < count_multiply_adds(headless) <= row.multiply_adds
+    assert model.count_params() == row.parameters
+    assert count_multiply_adds(model) == row.multiply_adds
