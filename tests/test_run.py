@@ -202,7 +202,7 @@ def test_an_interrupt_that_arrives_as_another_error_is_one_all_the_same(
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        (("model.backbone=efficientnet_lite",), ModelError, "did you mean 'efficientnet_lite0'?"),
+        (("model.backbone=inceptionv3",), ModelError, "did you mean 'inception_v3'?"),
         (("task=clasification",), PipelineError, "did you mean 'classification'?"),
         (("model.image_size=8", "model.backbone=efficientnet_lite0"), ModelError, "needs images of at least"),
         (("augment.transforms=[rotat]",), PipelineError, "did you mean 'rotate'?"),
