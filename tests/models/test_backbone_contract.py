@@ -119,7 +119,7 @@ def test_frozen_statistics_stay_in_both_phases_and_a_step_lowers_the_loss(row: B
     np.testing.assert_equal([np.array(weight) for weight in below.trunk.weights], frozen)
 
 
-@pytest.mark.parametrize("row", rows(FAST))
+@pytest.mark.parametrize("row", rows({row.name for row in (*CLASSIC_ROWS, *LITE_ROWS)} & FAST))
 def test_training_from_scratch_begins(row: Backbone) -> None:
     network = build(row, batch_norm="trained")
     pixels = images(network)

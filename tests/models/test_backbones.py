@@ -22,6 +22,7 @@ from pipeline.errors import ModelError
 from pipeline.models import backbones
 from pipeline.models.backbones import BACKBONES, Backbone, build_scaling, find_backbone
 from pipeline.models.backbones.keras_rows import KERAS_ROWS
+from pipeline.models.backbones.own_rows import CLASSIC_ROWS, LITE_ROWS
 from pipeline.models.backbones.row import IMAGENET_MEAN, IMAGENET_STD, load
 from pipeline.models.operations import count_multiply_adds
 
@@ -222,6 +223,31 @@ def test_scaling_is_the_published_one(row: Backbone) -> None:
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype(np.float32)
     scaled = build_scaling(row)(keras.ops.convert_to_tensor(pixels))
     np.testing.assert_allclose(scaled, module.preprocess_input(pixels.copy()), rtol=2e-6, atol=2e-5)
+
+
+# What a pixel of 0 and one of 255 become, by channel: LeCun et al. 1998 put background at -0.1 and the ink at 1.175;
+# Darknet divides by 255; EfficientNet-Lite has (x - 127) / 128; the others torchvision's means and deviations.
+@pytest.mark.parametrize(
+    ("names", "black", "white"),
+    [
+        (["lenet5"], [-0.1], [1.175]),
+        (["convnet"], [0], [1]),
+        (["darknet19", "darknet53"], [0, 0, 0], [1, 1, 1]),
+        (["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"], [-127 / 128] * 3, [1] * 3),
+        (
+            ["alexnet", "zfnet", "vgg11", "vgg13", "googlenet", "resnet18", "resnet34"],
+            [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+            [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225],
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value[0], str) else "",
+)
+def test_scaling_of_our_own_networks(names: list[str], black: list[float], white: list[float]) -> None:
+    pixels = np.array([0, 255], np.float32)[:, None, None, None] * np.ones((1, 1, 1, len(black)), np.float32)
+    for name in names:
+        scaled = build_scaling(find_backbone(name))(keras.ops.convert_to_tensor(pixels))
+        np.testing.assert_allclose(np.squeeze(scaled, (1, 2)), [black, white], rtol=1e-5, atol=1e-6)
+    assert set(names) <= {row.name for row in (*LITE_ROWS, *CLASSIC_ROWS)}
 
 
 def test_efficientnet_with_our_scaling_is_the_network_that_keras_loads(monkeypatch: pytest.MonkeyPatch) -> None:

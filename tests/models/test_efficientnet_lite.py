@@ -61,23 +61,35 @@ def test_features_are_a_32nd_of_the_image(size: tuple[int, int], features: tuple
     assert find_backbone("efficientnet_lite0").build(size).output_shape == (None, *features, 1280)
 
 
-# Bell cote, boathouse, monastery, palace, castle; daisy. Lower ranks are close: how one resizes can swap them.
+# Bell cote, boathouse, monastery, palace, castle; daisy, which Lite2 takes for a honeycomb. Lower ranks are close: how
+# one resizes can swap them.
 @pytest.mark.parametrize(
-    ("name", "first", "among_ten"),
-    [("china.jpg", [442, 449], {663, 698, 483}), ("flower.jpg", [985], set())],
-    ids=["china", "flower"],
+    ("backbone", "name", "first", "among_ten"),
+    [
+        ("efficientnet_lite0", "china.jpg", 442, {442, 449, 663, 698, 483}),
+        ("efficientnet_lite1", "china.jpg", 698, {442, 663, 698, 483}),
+        ("efficientnet_lite2", "china.jpg", 698, {442, 698, 483}),
+        ("efficientnet_lite0", "flower.jpg", 985, {985}),
+        ("efficientnet_lite1", "flower.jpg", 985, {985}),
+        ("efficientnet_lite2", "flower.jpg", 599, {599}),
+    ],
 )
 def test_published_weights_know_the_sample_photographs(
-    pretrained: keras.Model, weights: Path, name: str, first: list[int], among_ten: set[int]
+    backbone: str, name: str, first: int, among_ten: set[int]
 ) -> None:
+    row = find_backbone(backbone)
+    weights = locate_weights(row, "imagenet")
+    assert weights
+    network = row.build(row.default_size)
+    load_weights(network, row, weights)
     samples = load_sample_images()
     photograph = next(
         image for image, path in zip(samples.images, samples.filenames, strict=True) if Path(path).name == name
     )
-    pixels = keras.ops.image.resize(photograph[None].astype(np.float32), (224, 224), antialias=True)
-    features = pretrained(build_scaling(find_backbone("efficientnet_lite0"))(pixels))
+    pixels = keras.ops.image.resize(photograph[None].astype(np.float32), row.default_size, antialias=True)
+    features = network(build_scaling(row)(pixels))
     tensors = read_state_dict(weights)
     logits = np.asarray(features).mean(axis=(1, 2)) @ tensors["_fc.weight"].T + tensors["_fc.bias"]
     ranked = np.argsort(-logits[0]).tolist()
-    assert ranked[: len(first)] == first
-    assert among_ten < set(ranked[:10])
+    assert ranked[0] == first
+    assert among_ten <= set(ranked[:10])
