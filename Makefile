@@ -54,6 +54,7 @@ bench: install  ## Measure what the README claims; takes some hours
 	@$(BIN)/python benchmarks/views.py $${DATA:+"$$DATA"}
 	@$(BIN)/python benchmarks/ingest.py
 	@$(BIN)/python benchmarks/fashion_mnist.py
+	@$(BIN)/python benchmarks/classic.py
 
 battery: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)

@@ -1,13 +1,14 @@
 """The classic architectures trained from random weights: test accuracy and time of each recipe, and ConvNet's speed.
 
-    python benchmarks/classic.py [--only digits,fashion,speed] [--recipe NAME]... [--idx DIR] [--seeds 3]
+    python benchmarks/classic.py [--only digits,fashion,speed] [--recipe NAME]... [--idx DIR] [--seeds 3] [--keep DIR]
 
 digits      every recipe of configs/classic on scikit-learn's digits, and configs/convnet.yaml: one run of split seed 0
 fashion     ConvNet and LeNet-5 on the whole of Fashion-MNIST, as Debian's package dataset-fashion-mnist has it; ConvNet
             in six epochs, and in 25 with augmentation. Means over training seeds where the training is short.
 speed       images/s of ConvNet in `train` against `model.fit` on the same pixels as arrays in memory, turn by turn
 
-Each run is a process of its own. The table ends in one line of JSON.
+Each run is a process of its own. The table ends in one line of JSON. With --keep the runs stay, for
+`pipeline models --plot` and `pipeline ui` in that folder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +178,12 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", default=[], help="this recipe alone; several times for several")
     parser.add_argument("--idx", type=Path, default=IDX, metavar="DIR", help="where the *-ubyte.gz files are")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds of the short recipes on Fashion-MNIST")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a new folder to make the runs in")
     options = parser.parse_args()
     parts, rows = options.only.split(","), []
-    with tempfile.TemporaryDirectory() as root:
+    if options.keep:
+        options.keep.mkdir(parents=True)
+    with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as root:
         if {"digits", "fashion"} & set(parts):
             print(f"{'recipe':22} {'top-1':6}  {'parameters':>12}  {'time':>9}")
         if "digits" in parts:

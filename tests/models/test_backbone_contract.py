@@ -50,6 +50,9 @@ def rows(fast: set[str]) -> list[Any]:
 
 SLOW = pytest.mark.slow
 
+#: Of a step down the gradient, in the space of all weights.
+LENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
+
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
@@ -81,23 +84,35 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if "seed_generator_state" in variable.path]
 
 
-def step(model: keras.Model, inputs: np.ndarray, rate: float) -> tuple[float, float]:
-    """Takes one step of a set length down the gradient; returns the loss before and after, of the same dropout."""
+def step(model: keras.Model, inputs: np.ndarray) -> None:
+    """Takes a step down the gradient that lowers the loss by a good part of what its slope promises.
+
+    How long such a step can be depends on the network: BatchNorm over four images and maps of one pixel is steep.
+    Before and after, dropout drops the same.
+    """
     targets = np.eye(len(CLASSES), dtype=np.float32)[np.arange(len(inputs)) % len(CLASSES)]
-    loss, states = TASK.loss(0.0), random_states(model)
-    before = [np.array(state) for state in states]
-    with tf.GradientTape() as tape:
-        value = loss(targets, model(inputs, training=True))
+    states = random_states(model)
+    drawn = [np.array(state) for state in states]
+
+    def loss() -> tf.Tensor:
+        for state, value in zip(states, drawn, strict=True):
+            state.assign(value)
+        return TASK.loss(0.0)(targets, model(inputs, training=True))
+
     variables = [variable.value for variable in model.trainable_variables]
-    gradients = tape.gradient(value, variables, unconnected_gradients="zero")
-    length = float(tf.linalg.global_norm(gradients))
-    assert np.isfinite(length)
-    assert length > 0
-    for variable, gradient in zip(variables, gradients, strict=True):
-        variable.assign_sub(rate / length * gradient)
-    for state, old in zip(states, before, strict=True):
-        state.assign(old)
-    return float(value), float(loss(targets, model(inputs, training=True)))
+    with tf.GradientTape() as tape:
+        before = loss()
+    gradients = tape.gradient(before, variables, unconnected_gradients="zero")
+    slope = float(tf.linalg.global_norm(gradients))
+    assert np.isfinite(slope)
+    assert slope > 0
+    old = [variable.numpy() for variable in variables]
+    for length in LENGTHS:
+        for variable, value, gradient in zip(variables, old, gradients, strict=True):
+            variable.assign(value - length / slope * gradient)
+        if float(before - loss()) > 0.1 * length * slope:
+            return
+    raise AssertionError(f"no step of {LENGTHS} lowers the loss of {float(before)}, whose slope is {slope}")
 
 
 @pytest.mark.parametrize("row", rows(FAST))
@@ -108,25 +123,23 @@ def test_frozen_statistics_stay_in_both_phases_and_a_step_lowers_the_loss(row: B
     stays = statistics(network.full)
     head = network.cut(FEATURES)
     features = np.array(head.trunk(pixels, training=False))
-    before, after = step(head.top, features, 1e-3)
-    assert after < before
+    step(head.top, features)
     below = network.cut(0.5)
     frozen = [np.array(weight) for weight in below.trunk.weights]
     features = np.array(below.trunk(pixels, training=False))
-    before, after = step(below.top, features, 1e-4)
-    assert after < before
+    step(below.top, features)
     np.testing.assert_equal(statistics(network.full), stays)
     np.testing.assert_equal([np.array(weight) for weight in below.trunk.weights], frozen)
 
 
 @pytest.mark.parametrize("row", rows({row.name for row in (*CLASSIC_ROWS, *LITE_ROWS)} & FAST))
 def test_training_from_scratch_begins(row: Backbone) -> None:
-    network = build(row, batch_norm="trained")
-    pixels = images(network)
+    # Statistics of a handful of values would make gradients explode with depth.
+    network = build(row, batch_norm="trained", image_size=max(64, row.smallest_size) if row.channels == 3 else None)
+    pixels = images(network, 8)
     cut = network.cut("input")
     old = statistics(network.full)
-    before, after = step(cut.top, np.array(cut.trunk(pixels)), 1e-3)
-    assert after < before
+    step(cut.top, np.array(cut.trunk(pixels)))
     new = statistics(network.full)
     assert not any(np.array_equal(*both) for both in zip(old, new, strict=True))
 
