@@ -6,7 +6,7 @@ Stages receive a task as an argument and never ask which one it is. TensorFlow i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from pipeline.config import EvaluateConfig, HeadConfig
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+    from matplotlib.figure import Figure
 
     from pipeline.models.backbones import Backbone
 
@@ -40,6 +41,59 @@ class Evaluation:
     document: Mapping[str, Any]
     predictions: Mapping[str, Sequence[Any]]
     headline: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become probabilities, and when the model says that it does not know. Fitted on validation alone.
+
+    Attributes:
+        temperature: What logits are divided by; 1 leaves them as they are.
+        threshold: The least probability of an answer that the model stands by.
+        images: How many validation images it was fitted on, 0 where none.
+        note: Why it is as it is, in one sentence.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+    images: int = 0
+    note: str = "not calibrated"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a chapter.
+
+    Attributes:
+        figure: What is drawn; its title says the finding.
+        alt: The same in words, for those who cannot see it.
+    """
+
+    figure: Figure
+    alt: str
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One thing that was looked at: it is stored, logged and printed in the report like any other.
+
+    Attributes:
+        name: Its key in `evaluation.json`.
+        title: What it is about, in a word or two.
+        finding: What was found, in a sentence or two for people.
+        metrics: Numbers to log, by their full names (`test/ece`).
+        document: What `evaluation.json` holds under `name`, ready for JSON; nothing is stored where it is empty.
+        tables: By name, each a mapping of column to values.
+        pictures: By file name (`reliability.png`).
+    """
+
+    name: str
+    title: str
+    finding: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
