@@ -177,7 +177,7 @@ def _prediction_line(prediction: Prediction, top: int) -> str:
     if prediction.error:
         return f"{path}: error: {prediction.error}"
     labels = ", ".join(f"{label} {probability:.3f}" for label, probability in prediction.top(top))
-    return f"{path}: {labels}"
+    return f"{path}: {labels}{'' if prediction.confident else ' (not confident)'}"
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
-from pipeline.trained import load_trained
+from pipeline.trained import load_calibration, load_trained, load_trained_network
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.augment.policy import Policy
     from pipeline.models.network import Network
-    from pipeline.tasks.base import Evaluation, Task
+    from pipeline.tasks.base import Calibration, Chapter, Evaluation, Task
     from pipeline.train.bank.store import FeatureStore
     from pipeline.train.epochs import EpochRow
     from pipeline.train.search import SearchResult, Trial
@@ -134,7 +134,7 @@ class Conductor:
         self.tracker.log_params({"model": {"parameters": network.full.count_params()}})
 
     def train(self) -> None:
-        """Manifest, network -> model.keras, history."""
+        """Manifest, network -> model.keras, calibration, history."""
         from pipeline.evaluate.figures import history_figure
         from pipeline.figures import save_figure
         from pipeline.train.bank.keys import numeric_settings
@@ -165,44 +165,44 @@ class Conductor:
             network.full.set_weights(trained.full.get_weights())
         with atomic_path(self.run.model) as draft:
             network.full.save(draft)
+        write_json(self.run.calibration, asdict(outcome.calibration))
         write_csv(self.run.history, outcome.history, list(outcome.history[0]))
         save_figure(history_figure(outcome.history, self._task().headline_metric), self.run.file("history.png"))
-        self._log(self.run.history, self.run.file("history.png"))
+        self._log(self.run.history, self.run.file("history.png"), self.run.calibration)
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
 
     def evaluate(self) -> None:
-        """Model, test split -> evaluation, predictions, figures."""
+        """Model, test split -> evaluation, predictions, chapters with their pictures."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         from pipeline.evaluate.stage import evaluate
 
         self.tracker.log_params({"evaluate": self.config.evaluate.model_dump(mode="json")})
-        task = self._task()
-        row = find_backbone(self.config.model.backbone)
-        model, manifest = load_trained(self.run), load_manifest(self.run.manifest)
+        task, manifest, calibration = self._task(), load_manifest(self.run.manifest), load_calibration(self.run)
+        network = load_trained_network(self.run, self.config, manifest)
         found = evaluate(
-            model, task, manifest, self.config.evaluate,
-            resize=self.config.model.resize, batch_size=row.extraction_batch, progress=self.progress,
+            network, lambda: self._network(manifest), task, manifest, calibration, self.config.evaluate,
+            self.config.train, self._bank(), self.progress,
         )  # fmt: skip
         with atomic_path(self.run.predictions) as draft:
-            pq.write_table(pa.table(dict(found.predictions)), draft)
-        document = {
-            "headline": found.headline,
-            "headline_metric": f"test/{task.headline_metric}",
-            "metrics": dict(found.metrics),
-            "labels": list(found.labels),
-            **found.document,
-            **{name: dict(table) for name, table in found.tables.items()},
-        }
-        write_json(self.run.evaluation, document)
-        figures = task.save_figures(found, self.run.path)
-        self._log(self.run.predictions, self.run.evaluation, *figures)
-        for name, table in found.tables.items():
+            pq.write_table(pa.table(dict(found.evaluation.predictions)), draft)
+        write_json(self.run.evaluation, found.document())
+        self._log(self.run.predictions, self.run.evaluation)
+        for chapter in found.chapters:
+            self._store_chapter(chapter)
+        self.tracker.log_metrics(found.metrics() | {"evaluate/forward_passes": found.forward_passes})
+        self.tracker.set_description(found.evaluation.headline)
+        self._explain(network.full, task, manifest, found.evaluation, calibration)
+
+    def _store_chapter(self, chapter: Chapter) -> None:
+        from pipeline.figures import save_figure
+
+        for name, picture in chapter.pictures.items():
+            save_figure(picture.figure, self.run.file(name))
+            self._log(self.run.file(name))
+        for name, table in chapter.tables.items():
             self.tracker.log_table(name, table)
-        self.tracker.log_metrics(found.metrics)
-        self.tracker.set_description(found.headline)
-        self._explain(model, task, manifest, found)
 
     def export(self) -> None:
         """Model, labels -> SavedModel."""
@@ -211,13 +211,18 @@ class Conductor:
         self.tracker.log_params({"export": self.config.export.model_dump(mode="json")})
         manifest = load_manifest(self.run.manifest)
         resize = self.config.model.resize
-        export_savedmodel(load_trained(self.run), self._task(), manifest.classes, self.run.export, resize=resize)
+        export_savedmodel(
+            load_trained(self.run), self._task(), manifest.classes, self.run.export, resize=resize,
+            calibration=load_calibration(self.run),
+        )  # fmt: skip
         self._log(self.run.export)
         if self.config.export.logged_model:
             example = Path(manifest.split("test").column("path")[0]).read_bytes()
             self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
 
-    def _explain(self, model: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation) -> None:
+    def _explain(
+        self, model: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation, calibration: Calibration
+    ) -> None:
         """Draws what the network sees in a few test images, if the task names any."""
         from pipeline.evaluate.explain import explain_examples
         from pipeline.figures import save_figure
@@ -227,7 +232,7 @@ class Conductor:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier evaluation
         examples = explain_examples(
             model, task, manifest, evaluation, self.config.evaluate.explain, resize=self.config.model.resize,
-            progress=self.progress,
+            calibration=calibration, progress=self.progress,
         )  # fmt: skip
         for number, (example, image, explanation) in enumerate(examples, start=1):
             figure = explain_figure(explanation, f"what run {self.run.name} sees in {image}", example.reason)

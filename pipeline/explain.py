@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ModelError
 from pipeline.ingest.manifest import load_manifest
 from pipeline.tasks.table import load_task
-from pipeline.trained import Query, load_recipe, load_trained, printable, unloadable
+from pipeline.trained import Query, load_calibration, load_recipe, load_trained, printable, unloadable
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def explain_image(run: RunDir, query: Query) -> Explained:
     config, classes = load_recipe(run), load_manifest(run.manifest).classes
     full = load_trained(run)
     try:
-        explainer = Explainer(full, load_task(config.task), classes)
+        explainer = Explainer(full, load_task(config.task), classes, load_calibration(run))
     except ModelError as error:
         raise unloadable(run, error) from error
     height, width, channels = full.input_shape[1:]

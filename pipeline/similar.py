@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipeline.config import Config
 from pipeline.errors import shown
-from pipeline.ingest.manifest import Manifest, load_manifest
+from pipeline.ingest.manifest import load_manifest
 from pipeline.progress import Progress
-from pipeline.tasks.table import load_task
-from pipeline.trained import Query, load_recipe, load_trained, printable, unloadable
+from pipeline.trained import Query, load_recipe, load_trained_network, printable
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
-    import keras
-
-    from pipeline.models.network import Network
-    from pipeline.train.bank.features import Features
-    from pipeline.train.dataset import InputSpec
+    pass
 
 
 @dataclass(frozen=True)
@@ -108,17 +100,20 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     """
     from pipeline.evaluate.neighbours import nearest_neighbours
     from pipeline.models.network import FEATURES
+    from pipeline.train.bank.frozen import FrozenFeatures
+    from pipeline.train.bank.store import GIB, FeatureStore
     from pipeline.train.dataset import InputSpec, naming_bad_images
     from pipeline.train.extraction import padded_forward
 
     config, manifest = load_recipe(run), load_manifest(run.manifest)
-    network = _trained_network(run, config, manifest)
-    trunk = network.cut(FEATURES).trunk
+    network = load_trained_network(run, config, manifest)
+    cut = network.cut(FEATURES)
     spec = InputSpec(network.image_size, network.channels, network.resize)
     train = manifest.split("train")
-    feature = padded_forward(trunk, network.row.extraction_batch)(query.decode(spec))
+    feature = padded_forward(cut.trunk, network.row.extraction_batch)(query.decode(spec))
+    store = FeatureStore(_project(run) / ".cache" / "features", int(config.train.bank.budget_gb * GIB))
     with naming_bad_images(train.column("path")):
-        rows = _bank_rows(run, config, train, network, trunk, spec, progress)
+        rows = FrozenFeatures(network, cut, store, progress).features(train, f"features of {run.name}")
         found = nearest_neighbours(feature, rows.plain(), top)
     columns = {name: train.column(name) for name in ("original", "path", "id", "label", "sha256")}
     neighbours = [
@@ -130,42 +125,6 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     ]  # fmt: skip
     note = f"by the cosine between features of the trained {network.row.name}; {len(train):,} training images"
     return Similar(query, run.name, neighbours, note)
-
-
-def _trained_network(run: RunDir, config: Config, manifest: Manifest) -> Network:
-    """Returns the network of a run's recipe with the weights that were trained; the pretrained ones are not needed."""
-    from pipeline.models.network import build_network
-
-    task = load_task(config.task)
-    network = build_network(config.model, task, len(manifest.classes), seed=config.seed, weights=None)
-    trained = load_trained(run)
-    try:
-        network.full.set_weights(trained.get_weights())
-    except ValueError as error:
-        raise unloadable(run, error) from error
-    return network
-
-
-def _bank_rows(
-    run: RunDir, config: Config, train: Manifest, network: Network, trunk: keras.Model, spec: InputSpec,
-    progress: Progress,
-) -> Features:  # fmt: skip
-    """Returns the features of the training images as they are."""
-    from pipeline.augment.policy import Policy
-    from pipeline.models.network import FEATURES
-    from pipeline.train.bank.fill import Bank, Wanted
-    from pipeline.train.bank.store import GIB, FeatureStore
-    from pipeline.train.dataset import load_images
-
-    nothing = np.zeros((len(train), 0), np.float32)
-    store = FeatureStore(_project(run) / ".cache" / "features", int(config.train.bank.budget_gb * GIB))
-    bank = Bank(
-        store, trunk, spec, Policy(), batch_size=network.row.extraction_batch, dtype="float32",
-        title=f"{network.row.name} to {FEATURES}",
-    )  # fmt: skip
-    images = load_images(train, nothing, nothing[:0], config.augment.seed)
-    (rows,) = bank.open([Wanted(images)], progress, f"features of {run.name}")
-    return rows
 
 
 def _project(run: RunDir) -> Path:

@@ -12,14 +12,19 @@ import numpy as np
 
 from pipeline.config import Config, build_config, parse_yaml
 from pipeline.errors import ConfigError, DataError, ModelError, one_line, shown
+from pipeline.files import read_json
 from pipeline.images.headers import quiet_pillow, read_contents
 from pipeline.images.pixels import encode_png, read_picture
+from pipeline.ingest.manifest import Manifest
+from pipeline.tasks.base import Calibration
+from pipeline.tasks.table import load_task
 from pipeline.workdir import RunDir, check_done, find_run
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+    from pipeline.models.network import Network
     from pipeline.train.dataset import InputSpec
 
 
@@ -115,6 +120,32 @@ def load_trained(run: RunDir) -> keras.Model:
     try:
         return keras.models.load_model(run.model, compile=False, safe_mode=True)
     except (OSError, ValueError) as error:
+        raise unloadable(run, error) from error
+
+
+def load_trained_network(run: RunDir, config: Config, manifest: Manifest) -> Network:
+    """Returns the network of a run's recipe with the weights that were trained; the pretrained ones are not needed."""
+    from pipeline.models.network import build_network
+
+    task = load_task(config.task)
+    network = build_network(config.model, task, len(manifest.classes), seed=config.seed, weights=None)
+    trained = load_trained(run)
+    try:
+        network.full.set_weights(trained.get_weights())
+    except ValueError as error:
+        raise unloadable(run, error) from error
+    return network
+
+
+def load_calibration(run: RunDir) -> Calibration:
+    """Returns how a run's logits become probabilities.
+
+    Raises:
+        ModelError: It is gone or damaged.
+    """
+    try:
+        return Calibration(**read_json(run.calibration))
+    except (OSError, ValueError, TypeError) as error:
         raise unloadable(run, error) from error
 
 

@@ -69,6 +69,11 @@ class RunDir:
         return self.path / "history.csv"
 
     @property
+    def calibration(self) -> Path:
+        """Temperature and threshold, fitted on validation."""
+        return self.path / "calibration.json"
+
+    @property
     def evaluation(self) -> Path:
         """Metrics and tables of the test split."""
         return self.path / "evaluation.json"

@@ -15,7 +15,7 @@ from pipeline.models.explanation import ClassScore, Depth, Explanation, Filters,
 from pipeline.models.network import Parts, part_network
 from pipeline.models.receptive_field import ReceptiveField, receptive_fields
 from pipeline.progress import Progress
-from pipeline.tasks.base import Evaluation, Example, Task
+from pipeline.tasks.base import UNCALIBRATED, Calibration, Evaluation, Example, Task
 from pipeline.train.dataset import InputSpec, naming_bad_images
 
 #: Of an explanation, at most; `HEATS` of its `CLASSES` have Grad-CAM.
@@ -42,13 +42,16 @@ class Explainer:
         full: A network of `build_network`, loaded or new: raw pixels -> logits.
         task: What it was trained for.
         classes: The labels, in the order of the logits.
+        calibration: How logits become probabilities.
 
     Raises:
         ModelError: It is another network.
     """
 
-    def __init__(self, full: keras.Model, task: Task, classes: Sequence[str]) -> None:
-        self._parts, self._task, self._classes = part_network(full), task, classes
+    def __init__(
+        self, full: keras.Model, task: Task, classes: Sequence[str], calibration: Calibration = UNCALIBRATED
+    ) -> None:
+        self._parts, self._task, self._classes, self._calibration = part_network(full), task, classes, calibration
         self._filters = first_filters(self._parts)
         backbone = self._parts.backbone
         self._fields = receptive_fields(backbone)
@@ -91,7 +94,7 @@ class Explainer:
         scores = self._task.class_scores(self._head(features))
         if scores is None:
             return ()
-        probabilities = self._task.probabilities(np.asarray(scores))[0]
+        probabilities = self._task.probabilities(np.asarray(scores), self._calibration)[0]
         ranked = np.argsort(-probabilities, kind="stable").tolist()
         true = None if truth is None else self._classes.index(truth)
         heated = _with_true(ranked[:HEATS], true)
@@ -105,7 +108,7 @@ class Explainer:
 
 def explain_examples(
     full: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation, count: int, *, resize: Resize,
-    progress: Progress,
+    calibration: Calibration, progress: Progress,
 ) -> Iterator[tuple[Example, str, Explanation]]:  # fmt: skip
     """Yields up to `count` test images that the task finds worth a look: why, which (its id), what the network sees.
 
@@ -116,6 +119,7 @@ def explain_examples(
         evaluation: What came out.
         count: How many at most.
         resize: How pictures are brought to the size that the network takes.
+        calibration: How logits become probabilities.
         progress: Where to show how far it is.
     """
     examples = task.choose_examples(evaluation, count)
@@ -124,7 +128,7 @@ def explain_examples(
     height, width, channels = full.input_shape[1:]
     test, spec = manifest.split("test"), InputSpec((height, width), channels, resize)
     paths, ids, labels = (test.column(name) for name in ("path", "id", "label"))
-    explainer = Explainer(full, task, manifest.classes)
+    explainer = Explainer(full, task, manifest.classes, calibration)
     with progress.bar("explain", len(examples)) as bar, naming_bad_images(paths):
         for example in examples:
             pixels = spec.decode(tf.io.read_file(paths[example.row]))[tf.newaxis]

@@ -22,12 +22,16 @@ BYTES = "image_bytes"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one file; `error` is set, and the rest empty, where it could not be read."""
+    """What the model says of one file; `error` is set, and the rest empty, where it could not be read.
+
+    `confident` says whether the model stands by the label: its probability reaches the threshold of the export.
+    """
 
     path: str
     label: str
     probability: float | None
     probabilities: Mapping[str, float]
+    confident: bool | None = None
     error: str | None = None
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -41,6 +45,7 @@ class Prediction:
             "label": self.label,
             "probability": self.probability,
             "probabilities": dict(self.probabilities),
+            "confident": self.confident,
             "error": self.error,
         }
 
@@ -72,36 +77,39 @@ class Predictor:
                 found = self._predict_batch(paths[start : start + batch_size])
             yield from found
 
-    def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
-        """Returns `(B, C)` float32 for encoded images; raises TensorFlow's error if one of them is bad."""
+    def answer(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Returns the signature's outputs for B encoded images; raises TensorFlow's error if one of them is bad."""
         import tensorflow as tf
 
-        return np.asarray(self._signature(**{BYTES: tf.constant(list(contents))})["probabilities"])
+        answer = self._signature(**{BYTES: tf.constant(list(contents))})
+        return {name: values.numpy() for name, values in answer.items()}
 
     def _predict_batch(self, paths: Sequence[Path]) -> list[Prediction]:
         import tensorflow as tf
 
         contents: list[bytes | str] = [_read(path) for path in paths]
         readable = {place: content for place, content in enumerate(contents) if isinstance(content, bytes)}
-        rows: dict[int, np.ndarray] = {}
+        rows: dict[int, tuple[np.ndarray, bool]] = {}
         try:
             if readable:
-                rows = dict(zip(readable, self.probabilities(list(readable.values())), strict=True))
+                answer = self.answer(list(readable.values()))
+                rows = dict(zip(readable, zip(answer["probabilities"], answer["confident"], strict=True), strict=True))
         except tf.errors.OpError as error:
             if len(paths) > 1:  # find out which
                 return [self._predict_batch([path])[0] for path in paths]
             contents = [f"cannot be decoded: {_first_line(error)}"]
         return [
-            self._answer(path, content, rows.get(place))
+            self._prediction(path, content, rows.get(place))
             for place, (path, content) in enumerate(zip(paths, contents, strict=True))
         ]
 
-    def _answer(self, path: Path, content: bytes | str, row: np.ndarray | None) -> Prediction:
-        if row is None:
-            return Prediction(_text(path), "", None, {}, str(content))
+    def _prediction(self, path: Path, content: bytes | str, found: tuple[np.ndarray, bool] | None) -> Prediction:
+        if found is None:
+            return Prediction(_text(path), "", None, {}, error=str(content))
+        row, confident = found
         best = int(row.argmax())
         probabilities = dict(zip(self.labels, map(float, row), strict=True))
-        return Prediction(_text(path), self.labels[best], float(row[best]), probabilities)
+        return Prediction(_text(path), self.labels[best], float(row[best]), probabilities, bool(confident))
 
 
 def collect_images(paths: Sequence[Path]) -> list[Path]:
@@ -168,7 +176,7 @@ def _table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
 
     columns: dict[str, list[Any]] = {
         name: [getattr(prediction, name) for prediction in predictions]
-        for name in ("path", "label", "probability", "error")
+        for name in ("path", "label", "probability", "confident", "error")
     }
     for label in labels:
         columns[f"p:{label}"] = [prediction.probabilities.get(label) for prediction in predictions]

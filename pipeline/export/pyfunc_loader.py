@@ -25,7 +25,7 @@ class ImageClassifier:
         self._serve = saved_model.signatures["serving_default"]
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Returns one row per image: `label`, `class_id`, `probability` of that class, `probabilities` of all.
+        """Returns a row an image: `label`, `class_id`, its `probability`, `probabilities` of all classes, `confident`.
 
         Args:
             model_input: Its column `image` holds one encoded image per row, as bytes or as a base64 string.
@@ -50,6 +50,7 @@ class ImageClassifier:
                 "class_id": class_ids,
                 "probability": probabilities[np.arange(len(images)), class_ids],
                 "probabilities": probabilities.tolist(),
+                "confident": outputs["confident"].numpy(),
             }
         )
 

@@ -12,25 +12,26 @@ from pipeline.config import Resize
 from pipeline.export.predict import BYTES
 from pipeline.files import atomic_path
 from pipeline.images.graph import decode_batch
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import UNCALIBRATED, Calibration, Task
 
 #: Name of the second signature and of its input.
 PIXELS = "pixels"
 
 
 def export_savedmodel(
-    model: keras.Model, task: Task, classes: Sequence[str], folder: Path, *, resize: Resize = "stretch"
-) -> None:
+    model: keras.Model, task: Task, classes: Sequence[str], folder: Path, *, resize: Resize = "stretch",
+    calibration: Calibration = UNCALIBRATED,
+) -> None:  # fmt: skip
     """Writes a SavedModel and `labels.txt` to `folder`, which is whole or absent afterwards.
 
     Signatures: `serving_default` takes `image_bytes`, `(B,)` strings, each an encoded image of any size, brought
     to the network's by `resize`; `pixels` takes `(B, H, W, C)` float32 in [0, 255]. Both return what
-    `task.serving_outputs` names.
+    `task.serving_outputs` names, with the calibration as part of the graph.
     """
     height, width, channels = model.input_shape[1:]
 
     def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return task.serving_outputs(model(pixels, training=False), classes)
+        return task.serving_outputs(model(pixels, training=False), classes, calibration)
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return from_pixels(decode_batch(image_bytes, (height, width), channels, resize))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,27 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pipeline.models.backbones import Backbone
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model is worth on the test split.
-
-    Attributes:
-        metrics: Flat names as they are logged, `test/top_1` and so on.
-        labels: The classes, in the order of every array below.
-        tables: Named tables, each a mapping of column to values, for what has no single number.
-        document: What `evaluation.json` holds beside metrics and labels.
-        predictions: The columns of `predictions.parquet`.
-        headline: The result in one line, the baseline beside it.
-    """
-
-    metrics: Mapping[str, float]
-    labels: tuple[str, ...]
-    tables: Mapping[str, Mapping[str, Sequence[Any]]]
-    document: Mapping[str, Any]
-    predictions: Mapping[str, Sequence[Any]]
-    headline: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +36,9 @@ class Calibration:
     threshold: float = 0.0
     images: int = 0
     note: str = "not calibrated"
+
+
+UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True)
@@ -97,6 +78,29 @@ class Chapter:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on the test split.
+
+    Attributes:
+        metrics: Flat names as they are logged, `test/top_1` and so on.
+        headline_metric: The one among them that runs are compared by.
+        labels: The classes, in the order of every array below.
+        document: What `evaluation.json` holds beside metrics and labels.
+        predictions: The columns of `predictions.parquet`.
+        headline: The result in one line, the baseline beside it.
+        chapters: What is to be said beside it.
+    """
+
+    metrics: Mapping[str, float]
+    headline_metric: str
+    labels: tuple[str, ...]
+    document: Mapping[str, Any]
+    predictions: Mapping[str, Sequence[Any]]
+    headline: str
+    chapters: Sequence[Chapter] = ()
+
+
+@dataclass(frozen=True)
 class Example:
     """A test image worth a look.
 
@@ -133,17 +137,26 @@ class Task(Protocol):
     def training_metrics(self) -> list[keras.metrics.Metric]:
         """Returns what is counted while training; `top_1` becomes `train/top_1` and `validation/top_1`."""
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Returns calibrated-scale probabilities of logits, same shape, float64."""
+    def fit_calibration(self, logits: np.ndarray, targets: np.ndarray, confident_accuracy: float) -> Calibration:
+        """Returns the calibration that suits the logits and targets of validation.
+
+        Of the answers that the model stands by then, the share `confident_accuracy` shall be right.
+        """
+
+    def probabilities(self, logits: np.ndarray, calibration: Calibration = UNCALIBRATED) -> np.ndarray:
+        """Returns probabilities of logits, same shape, float64."""
 
     def evaluate(
-        self, probabilities: np.ndarray, images: Mapping[str, Sequence[str]], train_labels: Sequence[str],
-        classes: tuple[str, ...], config: EvaluateConfig,
+        self, logits: np.ndarray, calibration: Calibration, images: Mapping[str, Sequence[str]],
+        train_labels: Sequence[str], classes: tuple[str, ...], config: EvaluateConfig,
     ) -> Evaluation:  # fmt: skip
-        """Returns the evaluation of predictions for the test images (columns id, path, label)."""
+        """Returns the evaluation of what a network answers to the test images (columns id, path, label, cluster)."""
 
-    def save_figures(self, evaluation: Evaluation, folder: Path) -> list[Path]:
-        """Writes the pictures of an evaluation and returns their files."""
+    def class_ids(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+        """Returns the class id of each image, `(N,)` int64; None where an image has no class."""
+
+    def image_scores(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Returns how right the answer to each image is, `(N,)` in [0, 1]; their mean is the headline metric."""
 
     def class_scores(self, logits: tf.Tensor) -> tf.Tensor | None:
         """Returns one score a class for a whole image, `(B, C)`, before a softmax: what Grad-CAM explains.
@@ -154,5 +167,7 @@ class Task(Protocol):
     def choose_examples(self, evaluation: Evaluation, count: int) -> list[Example]:
         """Returns up to `count` test images whose explanation is worth drawing; none is an answer."""
 
-    def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:
-        """Returns the named outputs of the exported model."""
+    def serving_outputs(
+        self, logits: tf.Tensor, classes: Sequence[str], calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, tf.Tensor]:
+        """Returns the named outputs of the exported model; `confident`, `(B,)` bool, says which it stands by."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pipeline.config import EvaluateConfig, HeadConfig
-from pipeline.evaluate.figures import confusion_figure
+from pipeline.evaluate.calibration import calibration_chapter
 from pipeline.evaluate.metrics import ClassificationScores, classification_scores, softmax
-from pipeline.figures import save_figure
+from pipeline.evaluate.scores import scores_chapter
 from pipeline.models.backbones import Backbone
 from pipeline.models.heads import build_classifier, build_pooling
-from pipeline.tasks.base import Evaluation, Example
+from pipeline.tasks.base import UNCALIBRATED, Calibration, Evaluation, Example
+from pipeline.train.calibration import fit_calibration
 
 
 class Classification:
@@ -26,8 +26,7 @@ class Classification:
 
     def encode_targets(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
         """Returns one-hot rows, `(N, C)` float32."""
-        place = {label: number for number, label in enumerate(classes)}
-        return np.eye(len(classes), dtype=np.float32)[[place[label] for label in labels]]
+        return np.eye(len(classes), dtype=np.float32)[self.class_ids(labels, classes)]
 
     def target_weights(self, targets: np.ndarray, scheme: str) -> np.ndarray:
         """Returns a weight for each class, `(C,)` float32: ones, or inverse to its frequency ("balanced")."""
@@ -51,35 +50,44 @@ class Classification:
         """Returns top-1 accuracy."""
         return [keras.metrics.CategoricalAccuracy(name="top_1")]
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the softmax, `(N, C)` float64."""
-        return softmax(logits)
+    def fit_calibration(self, logits: np.ndarray, targets: np.ndarray, confident_accuracy: float) -> Calibration:
+        """Returns temperature and threshold."""
+        return fit_calibration(logits, targets.argmax(axis=1), confident_accuracy)
+
+    def probabilities(self, logits: np.ndarray, calibration: Calibration = UNCALIBRATED) -> np.ndarray:
+        """Returns the softmax at the calibration's temperature, `(N, C)` float64."""
+        return softmax(logits / calibration.temperature)
 
     def evaluate(
-        self, probabilities: np.ndarray, images: Mapping[str, Sequence[str]], train_labels: Sequence[str],
-        classes: tuple[str, ...], config: EvaluateConfig,
+        self, logits: np.ndarray, calibration: Calibration, images: Mapping[str, Sequence[str]],
+        train_labels: Sequence[str], classes: tuple[str, ...], config: EvaluateConfig,
     ) -> Evaluation:  # fmt: skip
         """Returns accuracy with its interval and baseline, scores per class and the confusion matrix."""
-        place = {label: number for number, label in enumerate(classes)}
-        truth = np.array([place[label] for label in images["label"]])
-        train_counts = np.bincount([place[label] for label in train_labels], minlength=len(classes))
+        probabilities = self.probabilities(logits, calibration)
+        truth = self.class_ids(images["label"], classes)
+        train_counts = np.bincount(self.class_ids(train_labels, classes), minlength=len(classes))
         scores = classification_scores(probabilities, truth, train_counts, config.top_k)
         return Evaluation(
             metrics={f"test/{name}": value for name, value in scores.metrics.items()},
+            headline_metric=f"test/{self.headline_metric}",
             labels=classes,
-            tables={"per_class": _per_class(scores, classes)},
             document={"confusion_matrix": scores.confusion.tolist(), "majority_class": classes[train_counts.argmax()]},
-            predictions=_predictions(probabilities, images, classes),
+            predictions=_predictions(probabilities, images, classes, calibration.threshold),
             headline=_headline(scores),
+            chapters=(
+                scores_chapter(scores, classes),
+                calibration_chapter(self.probabilities(logits), probabilities, truth, calibration),
+            ),
         )
 
-    def save_figures(self, evaluation: Evaluation, folder: Path) -> list[Path]:
-        """Writes `confusion_matrix.png` and returns the files written."""
-        path = folder / "confusion_matrix.png"
-        confusion = np.array(evaluation.document["confusion_matrix"])
-        title = _confusion_title(confusion, evaluation.labels)
-        save_figure(confusion_figure(confusion, evaluation.labels, title), path)
-        return [path]
+    def class_ids(self, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+        """Returns each label's place among the classes, `(N,)` int64."""
+        place = {label: number for number, label in enumerate(classes)}
+        return np.array([place[label] for label in labels], np.int64)
+
+    def image_scores(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Returns 1 for each hit and 0 for each mistake, `(N,)` float64."""
+        return (logits.argmax(axis=1) == targets.argmax(axis=1)).astype(np.float64)
 
     def class_scores(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the logits."""
@@ -108,13 +116,17 @@ class Classification:
                     chosen[row] = Example(row, f"{which}: {_verdict(columns['label'][row], columns['predicted'][row])}")
         return list(chosen.values())
 
-    def serving_outputs(self, logits: tf.Tensor, classes: Sequence[str]) -> dict[str, tf.Tensor]:
-        """Returns `label` `(B,)` string, `class_id` `(B,)` int64 and `probabilities` `(B, C)` float32."""
+    def serving_outputs(
+        self, logits: tf.Tensor, classes: Sequence[str], calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, tf.Tensor]:
+        """Returns `label` `(B,)` string, `class_id` int64, `probabilities` `(B, C)` float32 and `confident` bool."""
         class_id = tf.argmax(logits, axis=-1)
+        probabilities = tf.nn.softmax(logits / calibration.temperature)
         return {
             "label": tf.gather(tf.constant(list(classes)), class_id),
             "class_id": class_id,
-            "probabilities": tf.nn.softmax(logits),
+            "probabilities": probabilities,
+            "confident": tf.reduce_max(probabilities, axis=-1) >= calibration.threshold,
         }
 
 
@@ -122,18 +134,8 @@ def _verdict(label: str, predicted: str) -> str:
     return label if label == predicted else f"{label}, taken for {predicted}"
 
 
-def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str, Sequence[object]]:
-    return {
-        "label": list(classes),
-        "precision": scores.precision.tolist(),
-        "recall": scores.recall.tolist(),
-        "f1": scores.f1.tolist(),
-        "support": scores.support.tolist(),
-    }
-
-
 def _predictions(
-    probabilities: np.ndarray, images: Mapping[str, Sequence[str]], classes: Sequence[str]
+    probabilities: np.ndarray, images: Mapping[str, Sequence[str]], classes: Sequence[str], threshold: float
 ) -> dict[str, Sequence[object]]:
     predicted = probabilities.argmax(axis=1)
     return {
@@ -142,6 +144,7 @@ def _predictions(
         "label": images["label"],
         "predicted": [classes[number] for number in predicted],
         "probability": probabilities.max(axis=1),
+        "confident": probabilities.max(axis=1) >= threshold,
         **{f"p:{label}": probabilities[:, number] for number, label in enumerate(classes)},
     }
 
@@ -151,16 +154,4 @@ def _headline(scores: ClassificationScores) -> str:
     return (
         f"top-1 {found['top_1']:.3f} (95 % interval {found['top_1_low']:.3f} to {found['top_1_high']:.3f}) on "
         f"{found['images']} test images; always saying the commonest class scores {found['majority_baseline']:.3f}"
-    )
-
-
-def _confusion_title(confusion: np.ndarray, labels: Sequence[str]) -> str:
-    off = confusion - np.diag(np.diag(confusion))
-    wrong = int(off.sum())
-    if not wrong:
-        return f"All {confusion.sum()} test images right"
-    true, predicted = np.unravel_index(off.argmax(), off.shape)
-    return (
-        f"{wrong} of {confusion.sum()} test images wrong;\n"
-        f"most often {labels[true]!r} taken for {labels[predicted]!r} ({off.max()} times)"
     )

@@ -48,6 +48,7 @@ def _signature() -> Any:
                 ColSpec(DataType.long, "class_id"),
                 ColSpec(DataType.double, "probability"),
                 ColSpec(Array(DataType.double), "probabilities"),
+                ColSpec(DataType.boolean, "confident"),
             ]
         ),
     )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.policy import Policy
@@ -18,7 +19,7 @@ from pipeline.ingest.manifest import Manifest
 from pipeline.models.cuts import INPUT
 from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress, Silent
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import UNCALIBRATED, Calibration, Task
 from pipeline.train.bank.features import BankedFeatures, Features, feature_batches, plain_batches
 from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
@@ -47,12 +48,14 @@ class TrainResult:
         seconds: Wall time.
         forward_passes: Passes of images through the frozen part, made before or during the epochs.
         search: What was tried and chosen, None where nothing was searched; `history` has the chosen trial's epochs.
+        calibration: Fitted on validation with the weights that were kept.
     """
 
     history: tuple[EpochRow, ...]
     seconds: float
     forward_passes: int
     search: SearchResult | None = None
+    calibration: Calibration = UNCALIBRATED
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ def train(
             trainer.head_phase()
         if config.fine_tune.epochs:
             trainer.fine_tune_phase()
+        calibration = task.fit_calibration(*trainer.validate(), config.confident_accuracy)
     seconds = time.perf_counter() - began
-    return TrainResult(tuple(trainer.history), seconds, trainer.forward_passes, trainer.found)
+    return TrainResult(tuple(trainer.history), seconds, trainer.forward_passes, trainer.found, calibration)
 
 
 def _load(
@@ -134,6 +138,7 @@ class _Trainer:
         self._live_passes = 0
         self._banks: list[Bank] = []
         self._opened: dict[str, list[Features]] = {}  # by the name of the cut
+        self._validation: tuple[tuple[keras.Model, ...], tf.data.Dataset] | None = None
         self.found: SearchResult | None = None
 
     @property
@@ -174,6 +179,21 @@ class _Trainer:
             self.network.full.set_weights(before)
             self.progress.say("fine-tuning did not lower the validation loss; the head phase's weights are kept")
 
+    def validate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns logits and targets of the validation images, from what the last phase validated on."""
+        assert self._validation is not None, "a phase comes first"
+        networks, batches = self._validation
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def answer(values: tf.Tensor) -> tf.Tensor:
+            for network in networks:
+                values = network(values, training=False)
+            return tf.cast(values, tf.float32)
+
+        pairs = [(answer(values).numpy(), targets.numpy()) for values, targets in batches]
+        logits, targets = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        return logits, targets
+
     def _open(self, phase: str, cut: Cut, lower: Lower | None = None) -> list[Features]:
         """Returns the features of train and validation at a cut, made when they are first asked for."""
         if cut.name not in self._opened:
@@ -194,6 +214,7 @@ class _Trainer:
             train, shape, seed=self.seed, epochs=self._numbers(name), batch_size=self.config.batch_size
         )
         data = self._epochs(name, batches, plain_batches(validation, shape))
+        self._validation = ((cut.top,), data.validation)
         if name == "head" and self.config.searched:
             if not isinstance(train, BankedFeatures):
                 self.progress.say("search: without the bank each trial computes all features anew in every epoch")
@@ -232,6 +253,7 @@ class _Trainer:
 
         clock = Speedometer(tell)
         data = self._epochs(name, batches, self._validation_pixels())
+        self._validation = ((cut.trunk, cut.top), data.validation)
         self._fit(self._join(cut), data, trained, on_step=lambda: clock.count(self.config.batch_size))
         self._live_passes += (len(self.history) - first) * images
 

@@ -101,7 +101,7 @@ def test_transparent_is_white(exported: Path) -> None:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         files.append(buffer.getvalue())
-    on_clear, on_white = Predictor(exported).probabilities(files)
+    on_clear, on_white = Predictor(exported).answer(files)["probabilities"]
     np.testing.assert_allclose(on_clear, on_white, atol=1e-6)
 
 
@@ -120,10 +120,10 @@ def test_crop_and_pad_are_part_of_the_export(
     model: keras.Model, exported: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     contents = [path.read_bytes() for path in photos]
-    stretched = Predictor(exported).probabilities(contents)
+    stretched = Predictor(exported).answer(contents)["probabilities"]
     for resize in ("crop", "pad"):
         export_savedmodel(model, load_task("classification"), CLASSES, tmp_path / resize, resize=resize)
-        answer = Predictor(tmp_path / resize).probabilities(contents)
+        answer = Predictor(tmp_path / resize).answer(contents)["probabilities"]
         pixels = decode_batch(tf.constant(contents), (32, 32), 3, resize)
         np.testing.assert_allclose(answer, tf.nn.softmax(model(pixels, training=False)), atol=1e-4)
         assert np.abs(answer - stretched).max() > 1e-3

@@ -1,0 +1,45 @@
+"""The chapter of scores: what was hit, class by class, and what was taken for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.evaluate.figures import confusion_figure
+from pipeline.evaluate.metrics import ClassificationScores
+from pipeline.tasks.base import Chapter, Picture
+
+
+def scores_chapter(scores: ClassificationScores, classes: Sequence[str]) -> Chapter:
+    """Returns the chapter with the table of classes and the confusion matrix."""
+    title = _confusion_title(scores.confusion, classes)
+    return Chapter(
+        name="scores",
+        title="Scores",
+        finding=" ".join(title.split()),
+        tables={"per_class": _per_class(scores, classes)},
+        pictures={"confusion_matrix.png": Picture(confusion_figure(scores.confusion, classes, title), title)},
+    )
+
+
+def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str, Sequence[object]]:
+    return {
+        "label": list(classes),
+        "precision": scores.precision.tolist(),
+        "recall": scores.recall.tolist(),
+        "f1": scores.f1.tolist(),
+        "support": scores.support.tolist(),
+    }
+
+
+def _confusion_title(confusion: np.ndarray, labels: Sequence[str]) -> str:
+    off = confusion - np.diag(np.diag(confusion))
+    wrong = int(off.sum())
+    if not wrong:
+        return f"All {confusion.sum()} test images right"
+    true, predicted = np.unravel_index(off.argmax(), off.shape)
+    return (
+        f"{wrong} of {confusion.sum()} test images wrong;\n"
+        f"most often {labels[true]!r} taken for {labels[predicted]!r} ({off.max()} times)"
+    )
