@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 # Pixels of the written picture.
 SIDE = 168  # a multiple of 8, 28 and 56: sizes of small images, which are enlarged by a whole factor
 WITHIN, BETWEEN = 4, 24  # an image and its heat; a tile and the next
-TEXT = 62  # height of what stands under a tile
+TEXT = 82  # height of what stands under a tile
 HEADING = 48
 LINE = 26  # of the title
 HEAD = 34  # between the title and the first group
 
-#: Tiles side by side, with heats and without.
-COLUMNS, COLUMNS_WITHOUT_HEAT = 4, 7
+#: Tiles side by side.
+COLUMNS = 4
 
-#: Characters of the title's lines, of a heading, and of a label under a tile with heat and without.
-TITLE_COLUMNS, HEADING_COLUMNS, LABEL_COLUMNS = 88, 110, (30, 11)
+#: Characters of a heading; of a label under a tile with heat and without.
+HEADING_COLUMNS, LABEL_COLUMNS, NARROW_COLUMNS = 100, 30, 13
 
 
 @dataclass(frozen=True)
@@ -79,30 +79,32 @@ def gallery_figure(groups: Sequence[Group], title: str) -> Figure:
         title: The finding, written above everything in as many lines as it takes.
     """
     heats = any(tile.heat is not None for group in groups for tile in group.tiles)
-    columns = COLUMNS if heats else COLUMNS_WITHOUT_HEAT
     wide = SIDE + heats * (WITHIN + SIDE)
-    lines = textwrap.wrap(one_line(title, 600), TITLE_COLUMNS) or [""]
-    width = columns * (wide + BETWEEN) - BETWEEN
-    height = HEAD + LINE * len(lines) + sum(_block_height(group, columns) for group in groups)
+    width = COLUMNS * (wide + BETWEEN) - BETWEEN
+    lines = textwrap.wrap(one_line(title, 600), width // 15) or [""]
+    head = LINE * len(lines) + HEAD * heats
+    height = head + sum(_block_height(group) for group in groups)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     prepare_dots(axes, height, width)
     for place, line in enumerate(lines):
         write_line(axes, 0, LINE * (place + 1) - 6, width, line, 12, INK, bold=True)
-    note = "at the right of each: Grad-CAM, bright where the image speaks for the predicted class" if heats else ""
-    write_line(axes, 0, LINE * len(lines) + 16, width, note, 8.5, GRAY)
-    top = HEAD + LINE * len(lines)
+    if heats:
+        note = "at the right of each: Grad-CAM, bright where the image speaks for the predicted class"
+        write_line(axes, 0, head - HEAD + 16, width, note, 8.5, GRAY)
+    top = head
     for group in groups:
-        write_line(axes, 0, top + 32, width, one_line(group.heading, HEADING_COLUMNS), 10.5, INK, bold=True)
+        heading = one_line(group.heading, HEADING_COLUMNS if heats else HEADING_COLUMNS // 2)
+        write_line(axes, 0, top + 32, width, heading, 10.5, INK, bold=True)
         for place, tile in enumerate(group.tiles):
-            row, column = divmod(place, columns)
+            row, column = divmod(place, COLUMNS)
             _draw_tile(axes, tile, top + HEADING + row * (SIDE + TEXT), column * (wide + BETWEEN), heats=heats)
-        top += _block_height(group, columns)
+        top += _block_height(group)
     return figure
 
 
-def _block_height(group: Group, columns: int) -> int:
-    return HEADING + -(-len(group.tiles) // columns) * (SIDE + TEXT)
+def _block_height(group: Group) -> int:
+    return HEADING + -(-len(group.tiles) // COLUMNS) * (SIDE + TEXT)
 
 
 def _draw_tile(axes: Axes, tile: Tile, top: int, left: int, *, heats: bool) -> None:
@@ -113,11 +115,13 @@ def _draw_tile(axes: Axes, tile: Tile, top: int, left: int, *, heats: bool) -> N
         heat = np.zeros((1, 1), np.float32) if tile.heat is None or tile.pixels is None else tile.heat
         draw_dots(axes, _heated(pixels, heat), top, left + SIDE + WITHIN)
         room += WITHIN + SIDE
-    columns, below = LABEL_COLUMNS[0 if heats else 1], top + SIDE
+    columns, below = LABEL_COLUMNS if heats else NARROW_COLUMNS, top + SIDE
     write_line(axes, left, below + 21, room, f"true: {one_line(tile.label, columns)}", 9, INK)
-    said = f"said: {one_line(tile.predicted, columns - 7)}  {_probability(tile.probability)}"
-    # Not by the colour alone: a hit names the same class twice.
+    # Not told by the colour alone: a hit names the same class twice.
+    said = f"predicted: {one_line(tile.predicted, columns - 5)}"
     write_line(axes, left, below + 41, room, said, 9, BLUE if tile.hit else ORANGE, bold=True)
+    # On a line of its own: beside a name that is read from the right it would change places with it.
+    write_line(axes, left, below + 61, room, f"probability {_probability(tile.probability)}", 8.5, GRAY)
 
 
 def _heated(pixels: Pixels, heat: FloatArray) -> Pixels:

@@ -23,8 +23,8 @@ NAME_COLUMNS = 26
 #: Series are told apart by their marks too, not by colour alone.
 COLOURS, MARKS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER), "osD^vP"
 
-# Inches. Narrow, so that on a phone letters of 8.5 points are still read.
-WIDTH, ROW = 6.4, 0.235
+# Inches. Narrow, so that on a phone letters of 8.5 points are still read; rows are higher where there are few.
+WIDTH, ROW, FEW, HIGH_ROW = 5.4, 0.235, 10, 0.32
 ABOVE, BELOW = 0.32, 0.5  # room for the legend, and for numbers and a name under the axes
 
 
@@ -68,10 +68,10 @@ def per_class_figure(
     head, tail = (ranked, ranked[:0]) if len(ranked) <= MOST_CLASSES else (ranked[:WORST], ranked[-BEST:])
     rows = np.concatenate([head, tail])
     places = np.concatenate([np.arange(len(head)), len(head) + 1 + np.arange(len(tail))])
-    chart = ROW * max(len(rows) + (len(tail) > 0), 1)
+    chart = (HIGH_ROW if len(rows) <= FEW else ROW) * max(len(rows) + (len(tail) > 0), 1)
     height = ABOVE + chart + BELOW
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
-    axes = figure.add_axes((0.31, BELOW / height, 0.6, chart / height))
+    axes = figure.add_axes((0.36, BELOW / height, 0.55, chart / height))
     for scores, colour, mark, shift in ((precision, AMBER, "D", 0.17), (recall, BLUE, "o", -0.17)):
         middle, low, high = scores.arrays(rows)
         known = np.isfinite(middle)
@@ -113,7 +113,7 @@ def _limit_scores(axes: Axes, values: np.ndarray) -> None:
     lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
     floor = min(max(np.floor(10 * lowest) / 10, 0.0), 0.8)
     axes.set_xlim(floor - 0.015 * (1 - floor), 1 + 0.015 * (1 - floor))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="x", labelsize=8.5, colors=GRAY)
 
 
@@ -154,11 +154,11 @@ def reliability_figure(edges: Sequence[float], curves: Sequence[Reliability], ti
         curves: One, or before and after calibration.
         title: The finding.
     """
-    figure = Figure(figsize=(WIDTH, 5.6), facecolor="white")
-    axes = figure.add_axes((0.12, 0.335, 0.84, 0.555))
-    below = figure.add_axes((0.12, 0.095, 0.84, 0.19), sharex=axes)
+    figure = Figure(figsize=(WIDTH, 4.9), facecolor="white")
+    axes = figure.add_axes((0.12, 0.36, 0.84, 0.62))
+    below = figure.add_axes((0.12, 0.1, 0.84, 0.2), sharex=axes)
     axes.plot([0, 1], [0, 1], color=GRAY, lw=1, ls=(0, (4, 3)))
-    axes.annotate("as sure as right", (0.03, 0.03), (2, 12), textcoords="offset points", fontsize=8.5, color=GRAY)
+    axes.text(0.98, 0.04, "dashed: as often right as it is sure", ha="right", fontsize=8.5, color=GRAY)
     span = np.diff(np.asarray(edges, np.float64))
     for place, curve in enumerate(curves):
         colour, mark = _look(place)
@@ -240,7 +240,7 @@ def curves_figure(
     """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH, 3.6 if len(panels) == 1 else 0.9 + 1.75 * rows), facecolor="white")
+    figure = Figure(figsize=(WIDTH, 3.3 if len(panels) == 1 else 0.9 + 1.75 * rows), facecolor="white")
     axes = figure.subplots(rows, columns, sharex=False, sharey=True, squeeze=False).ravel()
     for place, (one, panel) in enumerate(zip(axes, panels, strict=False)):
         _draw_panel(one, panel, logarithmic=logarithmic)
@@ -252,10 +252,10 @@ def curves_figure(
     for one in axes[len(panels) :]:
         one.remove()
     marks, names = axes[0].get_legend_handles_labels()
-    height = figure.get_figheight()
-    above = (ABOVE if names else 0) + 0.25 * any(panel.name for panel in panels)
-    figure.subplots_adjust(0.11, BELOW / height, 0.97, 1 - above / height, 0.12, 0.55)
-    if names:
+    height, several = figure.get_figheight(), len(names) > 1  # a single curve is named by its axis
+    above = ABOVE * several + 0.25 * any(panel.name for panel in panels)
+    figure.subplots_adjust(0.125, BELOW / height, 0.97, 1 - above / height, 0.12, 0.5)
+    if several:
         _write_legend(figure, marks, 1 - 0.25 / height)
     write_finding(figure, title)
     return figure
