@@ -24,11 +24,13 @@ Columns = Mapping[str, Sequence[Any]]
 #: Rows of a table that are printed; more than `FEW_ROWS` are folded away on a screen.
 MOST_ROWS, FEW_ROWS = 50, 12
 
-#: Letters of a name, before it is cut: more than anybody reads, and few enough for any browser.
-MOST_LETTERS = 300
+#: Letters of a cell; of a longer one, such as a path, both ends are printed.
+MOST_LETTERS = 120
 
-#: Metrics that the headline's bar says already.
 _ENDS = ("_low", "_high")
+
+_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,11 @@ def _template() -> jinja2.Template:
 
 
 def _readable(value: Any) -> Any:
-    """Returns text that HTML and UTF-8 can hold: names of files may have any byte in them."""
+    """Returns text that HTML and UTF-8 can hold and that turns nothing round: names of files may have any byte."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return re.sub(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", value
-    )
+    # A name that overrides the direction would mirror the sentence it stands in; letters have theirs anyway.
+    return _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", _TURNING.sub("", value))
 
 
 def _breakable(name: str) -> Markup:
@@ -205,7 +206,8 @@ def cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(cell(item) for item in value)
     text = str(value)
-    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
+    half = MOST_LETTERS // 2
+    return text if len(text) <= MOST_LETTERS else f"{text[:half]}…{text[-half:]}"
 
 
 def _number(value: float) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Pixels of the written picture.
 SIDE = 168  # a multiple of 8, 28 and 56: sizes of small images, which are enlarged by a whole factor
 WITHIN, BETWEEN = 4, 24  # an image and its heat; a tile and the next
+ALONE = 72  # more room for the names under an image without its heat
 TEXT = 82  # height of what stands under a tile
 HEADING = 48
 LINE = 26  # of the title
@@ -31,7 +32,7 @@ HEAD = 34  # between the title and the first group
 COLUMNS = 4
 
 #: Characters of a heading; of a label under a tile with heat and without.
-HEADING_COLUMNS, LABEL_COLUMNS, NARROW_COLUMNS = 100, 30, 13
+HEADING_COLUMNS, LABEL_COLUMNS, NARROW_COLUMNS = 100, 29, 19
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def gallery_figure(groups: Sequence[Group], title: str) -> Figure:
         title: The finding, written above everything in as many lines as it takes.
     """
     heats = any(tile.heat is not None for group in groups for tile in group.tiles)
-    wide = SIDE + heats * (WITHIN + SIDE)
+    wide = SIDE + (WITHIN + SIDE if heats else ALONE)
     width = COLUMNS * (wide + BETWEEN) - BETWEEN
     lines = textwrap.wrap(one_line(title, 600), width // 15) or [""]
     head = LINE * len(lines) + HEAD * heats
@@ -94,7 +95,7 @@ def gallery_figure(groups: Sequence[Group], title: str) -> Figure:
         write_line(axes, 0, head - HEAD + 16, width, note, 8.5, GRAY)
     top = head
     for group in groups:
-        heading = one_line(group.heading, HEADING_COLUMNS if heats else HEADING_COLUMNS // 2)
+        heading = one_line(group.heading, HEADING_COLUMNS if heats else HEADING_COLUMNS * 2 // 3)
         write_line(axes, 0, top + 32, width, heading, 10.5, INK, bold=True)
         for place, tile in enumerate(group.tiles):
             row, column = divmod(place, COLUMNS)
@@ -110,15 +111,14 @@ def _block_height(group: Group) -> int:
 def _draw_tile(axes: Axes, tile: Tile, top: int, left: int, *, heats: bool) -> None:
     pixels = EMPTY if tile.pixels is None else reduce_image(_as_rgb(tile.pixels), SIDE)
     draw_dots(axes, letterbox(pixels, SIDE, SIDE, FRAME), top, left)
-    room = SIDE
+    room = SIDE + (WITHIN + SIDE if heats else ALONE)
     if heats:
         heat = np.zeros((1, 1), np.float32) if tile.heat is None or tile.pixels is None else tile.heat
         draw_dots(axes, _heated(pixels, heat), top, left + SIDE + WITHIN)
-        room += WITHIN + SIDE
     columns, below = LABEL_COLUMNS if heats else NARROW_COLUMNS, top + SIDE
     write_line(axes, left, below + 21, room, f"true: {one_line(tile.label, columns)}", 9, INK)
     # Not told by the colour alone: a hit names the same class twice.
-    said = f"predicted: {one_line(tile.predicted, columns - 5)}"
+    said = f"predicted: {one_line(tile.predicted, columns - 8)}"
     write_line(axes, left, below + 41, room, said, 9, BLUE if tile.hit else ORANGE, bold=True)
     # On a line of its own: beside a name that is read from the right it would change places with it.
     write_line(axes, left, below + 61, room, f"probability {_probability(tile.probability)}", 8.5, GRAY)

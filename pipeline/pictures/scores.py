@@ -23,6 +23,9 @@ NAME_COLUMNS = 26
 #: Series are told apart by their marks too, not by colour alone.
 COLOURS, MARKS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER), "osD^vP"
 
+#: Name, colour, mark and its size.
+_LOOKS = (("recall", BLUE, "o", 4.5), ("precision", AMBER, "D", 3.5))
+
 # Inches. Narrow, so that on a phone letters of 8.5 points are still read; rows are higher where there are few.
 WIDTH, ROW, FEW, HIGH_ROW = 5.4, 0.235, 10, 0.32
 ABOVE, BELOW = 0.32, 0.5  # room for the legend, and for numbers and a name under the axes
@@ -72,26 +75,32 @@ def per_class_figure(
     height = ABOVE + chart + BELOW
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     axes = figure.add_axes((0.36, BELOW / height, 0.55, chart / height))
-    for scores, colour, mark, shift in ((precision, AMBER, "D", 0.17), (recall, BLUE, "o", -0.17)):
+    for scores, (_, colour, mark, size), shift in zip(
+        (precision, recall), reversed(_LOOKS), (0.17, -0.17), strict=True
+    ):
         middle, low, high = scores.arrays(rows)
         known = np.isfinite(middle)
         axes.hlines(places[known] + shift, low[known], high[known], color=colour, lw=1.6, alpha=0.6)
-        axes.plot(middle[known], places[known] + shift, mark, color=colour, ms=4.5 if mark == "o" else 3.5)
+        axes.plot(middle[known], places[known] + shift, mark, color=colour, ms=size)
     _style_rows(axes, places, [labels[row] for row in rows], counts[rows])
     _limit_scores(axes, np.concatenate([recall.arrays(rows).ravel(), precision.arrays(rows).ravel()]))
     if len(tail):
-        between = values[ranked[WORST:-BEST]]
-        text = f"{len(between):,} more classes, recall {between[0]:.3f} to {between[-1]:.3f}"
-        axes.text(0.5, len(head), text, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=8.5,
-                  color=GRAY, style="italic")  # fmt: skip
+        _write_gap(axes, len(head), values[ranked[WORST:-BEST]])
     untested = len(labels) - len(tested)
     said = f"; {untested:,} {'class has' if untested == 1 else 'classes have'} no test image" if untested else ""
     axes.set_xlabel(f"share, with 95 % interval{said}", fontsize=8.5, color=GRAY)
-    looks = (("recall", BLUE, "o", 4.5), ("precision", AMBER, "D", 3.5))
-    marks = [Line2D([], [], color=colour, marker=mark, ms=size, label=name) for name, colour, mark, size in looks]
+    marks = [Line2D([], [], color=colour, marker=mark, ms=size, label=name) for name, colour, mark, size in _LOOKS]
     _write_legend(figure, marks, 1 - ABOVE / height)
     write_finding(figure, title)
     return figure
+
+
+def _write_gap(axes: Axes, place: int, between: np.ndarray) -> None:
+    text = f"{len(between):,} more classes, recall {between[0]:.3f} to {between[-1]:.3f}"
+    axes.text(
+        0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=8.5, color=GRAY,
+        style="italic",
+    )  # fmt: skip
 
 
 def _style_rows(axes: Axes, places: np.ndarray, labels: Sequence[str], counts: np.ndarray) -> None:
@@ -101,8 +110,8 @@ def _style_rows(axes: Axes, places: np.ndarray, labels: Sequence[str], counts: n
     axes.tick_params(axis="y", length=0)
     beside = axes.get_yaxis_transform()
     for place, count in zip(places, counts.tolist(), strict=True):
-        axes.text(1.13, place, f"{count:,}", transform=beside, ha="right", va="center", fontsize=8.5, color=GRAY)
-    axes.annotate("images", (1.13, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right",
+        axes.text(1.15, place, f"{count:,}", transform=beside, ha="right", va="center", fontsize=8.5, color=GRAY)
+    axes.annotate("images", (1.15, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right",
                   fontsize=8, color=GRAY)  # fmt: skip
     axes.hlines(places, 0, 1, transform=beside, color="0.92", lw=0.7, zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
