@@ -7,6 +7,7 @@ import html
 import re
 import shutil
 import subprocess
+import tomllib
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import pipeline
 from pipeline.evaluate.report import MOST_ROWS, Report, build_table, cell, metric_cards, render_report, save_report
 from pipeline.tasks.base import Chapter, Picture
 
@@ -171,6 +173,14 @@ def test_without_anything_it_is_a_page_still() -> None:
     page = Page(render_report(bare))
     assert page.all("img") == []
     assert not [attributes for attributes in page.all("div") if attributes.get("class") == "bar"]
+
+
+def test_what_is_no_module_is_shipped_too() -> None:
+    package = Path(pipeline.__file__).parent
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = settings["tool"]["setuptools"]["package-data"]["pipeline"]
+    found = [path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()]
+    assert sorted(shipped) == sorted(name for name in found if not name.endswith((".py", ".pyc")))
 
 
 def test_equal_input_gives_equal_text() -> None:

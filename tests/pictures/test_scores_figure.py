@@ -159,7 +159,7 @@ def test_a_curve_with_intervals(tmp_path: Path) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "test"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 12])
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
 @pytest.mark.parametrize("curves", [1, 2])
 def test_small_multiples_share_a_scale(count: int, curves: int, tmp_path: Path) -> None:
     strengths = [1, 2, 3, 4, 5]
