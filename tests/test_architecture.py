@@ -48,7 +48,7 @@ LIGHT = [
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
-    "pipeline.models.listing", "pipeline.models.reference",
+    "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

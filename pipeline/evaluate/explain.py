@@ -21,6 +21,9 @@ from pipeline.train.dataset import InputSpec, naming_bad_images
 #: Of an explanation, at most; `HEATS` of its `CLASSES` have Grad-CAM.
 DEPTHS, CHANNELS, CLASSES, HEATS = 6, 8, 5, 3
 
+#: Images that `heat_maps` takes at a time: each keeps the feature maps of the head's way for the pass backwards.
+HEAT_BATCH = 16
+
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
 #: What such a layer gives is the picture before it, framed or in other units.
@@ -86,19 +89,16 @@ class Explainer:
             self._score(features, truth),
         )  # fmt: skip
 
-    def _head(self, features: tf.Tensor) -> tf.Tensor:
-        return self._parts.classifier(self._parts.pooling(features, training=False), training=False)
-
     def _score(self, features: tf.Tensor, truth: str | None) -> tuple[ClassScore, ...]:
         """Returns the likeliest classes and the true one, with Grad-CAM of the first few and of the true one."""
-        scores = self._task.class_scores(self._head(features))
+        scores = self._task.class_scores(_head(self._parts, features))
         if scores is None:
             return ()
         probabilities = self._task.probabilities(np.asarray(scores), self._calibration)[0]
         ranked = np.argsort(-probabilities, kind="stable").tolist()
         true = None if truth is None else self._classes.index(truth)
         heated = _with_true(ranked[:HEATS], true)
-        heats = grad_cam(features, lambda copies: self._task.class_scores(self._head(copies)), heated)
+        heats = grad_cam(features, lambda copies: self._task.class_scores(_head(self._parts, copies)), heated)
         heat = dict(zip(heated, heats, strict=True))
         return tuple(
             ClassScore(self._classes[place], float(probabilities[place]), place == true, heat.get(place))
@@ -139,10 +139,7 @@ def explain_examples(
 def grad_cam(
     features: tf.Tensor, scores: Callable[[tf.Tensor], tf.Tensor], classes: Sequence[int]
 ) -> FloatArray:  # fmt: skip
-    """Returns what speaks for each of K classes, `(K, h, w)` float32, at least 0.
-
-    Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2: a channel's weight is the mean over the map of the
-    derivative of the class's score, before the softmax; the weighted sum of the channels, where it is positive.
+    """Returns what speaks for each of K classes in one image, `(K, h, w)` float32, at least 0.
 
     Args:
         features: `(1, h, w, F)`, the last feature map.
@@ -150,11 +147,57 @@ def grad_cam(
         classes: Of those C.
     """
     copies = tf.repeat(features, len(classes), axis=0)  # one a class, so that one pass backwards does for all
+    return np.asarray(_speaks_for(copies, scores, tf.constant(classes)), np.float32)
+
+
+def heat_maps(full: keras.Model, task: Task, pixels: np.ndarray, class_ids: Sequence[int]) -> FloatArray | None:
+    """Returns what speaks in each of N images for one class, `(N, h, w)` float32, at least 0; None without classes.
+
+    Args:
+        full: A network of `build_network`, loaded or new: raw pixels -> logits.
+        task: What it was trained for.
+        pixels: `(N, H, W, C)` in [0, 255].
+        class_ids: N of them, one an image.
+
+    Raises:
+        ModelError: It is another network.
+    """
+    parts = part_network(full)
+    if task.class_scores(tf.zeros((1, *full.output_shape[1:]))) is None:
+        return None
+    count = max(1, min(len(pixels), HEAT_BATCH))
+    maps = np.zeros((len(pixels), *parts.backbone.output_shape[1:3]), np.float32)
+
+    def look(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        features = parts.backbone(parts.scaling(images, training=False), training=False)
+        return _speaks_for(features, lambda maps: task.class_scores(_head(parts, maps)), classes)
+
+    traced = tf.function(look, autograph=False)
+    for start in range(0, len(pixels), count):
+        # The last batch is filled up with its own last image: another size would be another graph to trace.
+        rows = np.minimum(np.arange(start, start + count), len(pixels) - 1)
+        images = tf.constant(pixels[rows], tf.float32)
+        found = traced(images, tf.constant(np.asarray(class_ids)[rows], tf.int32))
+        maps[start : start + count] = np.asarray(found)[: len(pixels) - start]
+    return maps
+
+
+def _head(parts: Parts, features: tf.Tensor) -> tf.Tensor:
+    """Returns the logits of feature maps, `(B, C)`."""
+    return parts.classifier(parts.pooling(features, training=False), training=False)
+
+
+def _speaks_for(features: tf.Tensor, scores: Callable[[tf.Tensor], tf.Tensor], classes: tf.Tensor) -> tf.Tensor:
+    """Returns Grad-CAM of B images, `(B, h, w)`, of each for its own one of the classes, `(B,)`.
+
+    Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2: a channel's weight is the mean over the map of the
+    derivative of the class's score, before the softmax; the weighted sum of the channels, where it is positive.
+    """
     with tf.GradientTape() as tape:
-        tape.watch(copies)
-        wanted = tf.gather(scores(copies), tf.constant(classes), axis=1, batch_dims=1)
-    weights = tf.reduce_mean(tape.gradient(wanted, copies), axis=(1, 2))  # (K, F)
-    return np.asarray(tf.nn.relu(tf.einsum("hwf,kf->khw", features[0], weights)), np.float32)
+        tape.watch(features)
+        wanted = tf.gather(scores(features), classes, axis=1, batch_dims=1)
+    weights = tf.reduce_mean(tape.gradient(wanted, features), axis=(1, 2))  # (B, F)
+    return tf.nn.relu(tf.einsum("bhwf,bf->bhw", features, weights))
 
 
 def strongest_maps(layer: str, field: ReceptiveField, maps: np.ndarray) -> Depth:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures import BLUE, GRAY, ORANGE, one_line
+from pipeline.pictures.layout import write_finding
 
 
 def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -> Figure:
@@ -43,7 +44,7 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str], title: str) -
 
 def history_figure(history: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Returns the loss and one more metric over the epochs of both phases, train and validation."""
-    figure = Figure(figsize=(9, 3.4))
+    figure = Figure(figsize=(5.4, 2.8))  # narrow enough for a phone
     epochs = [row["epoch"] for row in history]
     boundary = next((row["epoch"] - 0.5 for row in history if row["phase"] != history[0]["phase"]), None)
     best = min(history, key=lambda row: row["validation/loss"])
@@ -61,4 +62,6 @@ def history_figure(history: Sequence[Mapping[str, Any]], metric: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    lowest = f"{best['validation/loss']:.3f} in epoch {best['epoch']} of {epochs[-1]}"
+    write_finding(figure, f"The validation loss is lowest, {lowest}")
     return figure

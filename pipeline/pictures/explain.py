@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 from pipeline.figures import BLUE, DPI, GRAY, GREEN, INK, ORANGE, one_line
 from pipeline.images.arrays import Pixels, luma
 from pipeline.models.explanation import ClassScore, Depth, Explanation, FloatArray
+from pipeline.pictures.heat import blend_heat, coloured
 from pipeline.pictures.sheet import FRAME, draw_dots, prepare_dots, write_line
 
 # Pixels of the written picture.
@@ -108,12 +108,8 @@ def _draw_heats(axes: Axes, image: Pixels, classes: Sequence[ClassScore], top: i
 def _heat_over(image: Pixels, heat: FloatArray) -> Pixels:
     """Returns the gray image, `(PICTURE, PICTURE, 3)`, with the heat as colour; its largest value is brightest."""
     framed = _framed(np.repeat(luma(image)[..., np.newaxis], 3, axis=2), PICTURE, PICTURE)
-    size = (framed.width, framed.height)
-    share = cv2.resize(heat / max(float(heat.max()), 1e-30), size, interpolation=cv2.INTER_LINEAR)[..., np.newaxis]
-    colour = _coloured(share[..., 0], "inferno")
     rows, columns = slice(framed.top, framed.top + framed.height), slice(framed.left, framed.left + framed.width)
-    inside = framed.pixels[rows, columns]
-    framed.pixels[rows, columns] = np.rint(inside * (1 - 0.75 * share) + colour * (0.75 * share))
+    framed.pixels[rows, columns] = blend_heat(framed.pixels[rows, columns], heat)
     return framed.pixels
 
 
@@ -241,13 +237,7 @@ def _draw_seen(axes: Axes, image: Pixels, depth: Depth, top: int, height: int) -
 
 def _map_pixels(values: FloatArray) -> Pixels:
     low, high = float(values.min()), float(values.max())
-    return _coloured((values - low) / max(high - low, 1e-30), "magma")
-
-
-def _coloured(share: np.ndarray, colours: str) -> Pixels:
-    """Returns numbers in [0, 1], `(h, w)`, as colours, `(h, w, 3)`."""
-    table = np.rint(255 * matplotlib.colormaps[colours](np.arange(256))[:, :3]).astype(np.uint8)
-    return table[np.rint(255 * share).astype(np.uint8)]
+    return coloured((values - low) / max(high - low, 1e-30), "magma")
 
 
 def _as_pixels(values: FloatArray) -> Pixels:

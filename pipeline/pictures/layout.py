@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import GRAY, INK
+from pipeline.figures import GRAY, INK, one_line
 from pipeline.images.arrays import Pixels
 
 # Inches.
@@ -83,3 +84,12 @@ def caption(axes: Axes, name: str, text: str) -> None:
     look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
     axes.annotate(name, (0, 1), (0, 17), fontsize=10.5, weight="bold", color=INK, **look)
     axes.annotate(text, (0, 1), (0, 5), fontsize=8, color=GRAY, **look)
+
+
+def write_finding(figure: Figure, text: str) -> None:
+    """Writes the title of a chart above the figure, in as many lines as its width takes."""
+    # Above the figure rather than in it: `save_figure` cuts to what is drawn, and charts need not know the lines.
+    lines = textwrap.wrap(one_line(text, 400), int(figure.get_figwidth() * 10.2))
+    figure.text(
+        0.005, 1.01, "\n".join(lines), ha="left", va="bottom", fontsize=11, weight="bold", color=INK, parse_math=False
+    )

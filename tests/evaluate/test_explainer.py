@@ -16,11 +16,13 @@ from pipeline.evaluate.explain import (
     CHANNELS,
     CLASSES,
     DEPTHS,
+    HEAT_BATCH,
     HEATS,
     Explainer,
     choose_depths,
     first_filters,
     grad_cam,
+    heat_maps,
     strongest_maps,
 )  # fmt: skip
 from pipeline.models.backbones import find_backbone
@@ -112,6 +114,36 @@ def test_what_speaks_against_a_class_is_not_shown() -> None:
     maps = tf.constant(np.array([[[[1.0], [2.0]]]], np.float32))
     pooled = lambda maps: tf.reduce_mean(maps, axis=(1, 2))  # noqa: E731
     assert grad_cam(maps, lambda maps: pooled(maps) * [[3.0, -3.0]], [0, 1]).tolist() == [[[1.5, 3.0]], [[0.0, 0.0]]]
+
+
+@pytest.mark.parametrize("backbone", ["convnet", "efficientnet_lite0"])
+@pytest.mark.parametrize("count", [0, 1, HEAT_BATCH, HEAT_BATCH + 3])
+def test_heat_maps_of_many_images_are_those_of_each_alone(backbone: str, count: int) -> None:
+    network = build(backbone, (32, 64), hidden=(9,))
+    random = np.random.default_rng(2)
+    pixels = random.uniform(0, 255, (count, 32, 64, network.channels)).astype(np.float32)
+    classes = random.integers(0, len(LABELS), count).tolist()
+    found = heat_maps(network.full, Classification(), pixels, classes)
+    assert found is not None
+    assert (found.dtype, found.shape) == (np.float32, (count, *network.backbone.output_shape[1:3]))
+    for heat, image, place in zip(found, pixels, classes, strict=True):
+        features = network.backbone(network.scaling(image[np.newaxis]), training=False)
+        (alone,) = grad_cam(features, lambda maps: network.classifier(network.pooling(maps)), [place])
+        np.testing.assert_allclose(heat, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_heat_maps_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, asked = build("convnet", 12), []
+    monkeypatch.setattr(Classification, "class_scores", lambda self, logits: asked.append(logits) or logits)
+    pixels = np.zeros((2 * HEAT_BATCH + 1, 12, 12, network.channels), np.uint8)
+    heat_maps(network.full, Classification(), pixels, [0] * len(pixels))
+    assert len(asked) == 2  # whether there are classes at all, and the graph
+
+
+def test_a_task_without_classes_has_no_heat_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build("convnet", 12)
+    monkeypatch.setattr(Classification, "class_scores", lambda self, logits: None)
+    assert heat_maps(network.full, Classification(), np.zeros((2, 12, 12, 3)), [0, 1]) is None
 
 
 # The parts of an explanation.
