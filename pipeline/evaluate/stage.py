@@ -20,7 +20,7 @@ def evaluate(
     """Returns the evaluation of a network (raw pixels -> logits) on the manifest's test split."""
     test = manifest.split("test")
     logits = predict_logits(model, test, resize=resize, batch_size=batch_size, progress=progress)
-    images = {name: test.column(name) for name in ("id", "path", "label")}
+    images = {name: test.column(name) for name in ("id", "path", "label", "cluster")}
     train_labels = manifest.split("train").column("label")
     return task.evaluate(task.probabilities(logits), images, train_labels, manifest.classes, config)
 

@@ -140,7 +140,7 @@ class Task(Protocol):
         self, probabilities: np.ndarray, images: Mapping[str, Sequence[str]], train_labels: Sequence[str],
         classes: tuple[str, ...], config: EvaluateConfig,
     ) -> Evaluation:  # fmt: skip
-        """Returns the evaluation of predictions for the test images (columns id, path, label)."""
+        """Returns the evaluation of predictions for the test images (columns id, path, label, cluster)."""
 
     def save_figures(self, evaluation: Evaluation, folder: Path) -> list[Path]:
         """Writes the pictures of an evaluation and returns their files."""

@@ -63,7 +63,7 @@ class Classification:
         place = {label: number for number, label in enumerate(classes)}
         truth = np.array([place[label] for label in images["label"]])
         train_counts = np.bincount([place[label] for label in train_labels], minlength=len(classes))
-        scores = classification_scores(probabilities, truth, train_counts, config.top_k)
+        scores = classification_scores(probabilities, truth, images["cluster"], train_counts, config.top_k)
         return Evaluation(
             metrics={f"test/{name}": value for name, value in scores.metrics.items()},
             labels=classes,
@@ -126,7 +126,11 @@ def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str
     return {
         "label": list(classes),
         "precision": scores.precision.tolist(),
+        "precision_low": scores.precision_interval.low.tolist(),
+        "precision_high": scores.precision_interval.high.tolist(),
         "recall": scores.recall.tolist(),
+        "recall_low": scores.recall_interval.low.tolist(),
+        "recall_high": scores.recall_interval.high.tolist(),
         "f1": scores.f1.tolist(),
         "support": scores.support.tolist(),
     }
