@@ -129,12 +129,34 @@ class Clusters:
         return np.asarray(np.bincount(self._group, of_cells, self._count), np.float64)
 
 
+def effective_predictions(truth: Ids, predicted: Ids, clusters: Ids, count: int, agreement: float) -> Floats:
+    """Returns `(count,)` how many independent images those are worth that are taken for each class, for its precision.
+
+    Precision is a ratio of two random numbers, hits and predictions. Linearised (Kish, 1965, on ratio means), with
+    precision p, its design effect is (1 - p) times the size of the cluster of an average hit plus p times that of an
+    average miss. All hits of a cluster count, agreeing or not: they are there because the cluster is of this class.
+    Misses are too few to be measured; by `agreement` they are as much together as their images are copies.
+
+    Args:
+        truth: `(N,)` class ids.
+        predicted: `(N,)` class ids.
+        clusters: `(N,)` cluster ids, from 0.
+        count: Classes.
+        agreement: Of hits, within true classes: those taken for one class agree by definition.
+    """
+    hit = truth == predicted
+    taken, hits = Clusters(clusters, predicted, count), Clusters(clusters[hit], truth[hit], count)
+    precision = np.divide(hits.images, taken.images, out=np.zeros(count), where=taken.images > 0)
+    effect = (1 - precision) * hits.size + precision * (1 + agreement * (taken.size - 1))
+    return np.asarray(taken.images / effect)
+
+
 def mean_interval(values: npt.ArrayLike, clusters: Ids) -> Interval:
     """Returns the interval of the mean of any values, losses or the differences of two models on the same images.
 
     Student's t on the effective images, with the skewness taken out by Hall's cubic transformation (J. R. Statist. Soc.
     B 54, 1992): a few confident mistakes make most of a log loss, and intervals that are symmetric about its mean
-    cover it in 84 to 93 % of such test sets. NaN for fewer than two clusters.
+    cover it in 84 to 93 % of test sets where few clusters hold the mistakes. NaN for fewer than two clusters.
     """
     from scipy.special import stdtrit
 
@@ -183,8 +205,9 @@ def macro_intervals(truth: Ids, predicted: Ids, clusters: Ids, effective: Floats
     found = []
     for score, replicates in zip(scores, zip(*parts, strict=True), strict=True):
         variance, spread = np.concatenate(replicates).var(ddof=1), score * (1 - score)
-        # No variance: all is right, or all wrong, or there is one cluster, which is one image whatever it holds.
-        images = min(spread / variance, most) if spread > 0 and variance > 0 else min(most, counts.shape[0])
+        # No variance (but for rounding): all is right, all is wrong, or one cluster, which is one image whatever it holds.
+        known = spread > 0 and variance > 1e-20
+        images = min(spread / variance, most) if known else min(most, counts.shape[0])
         found.append(wilson_interval(score, max(images, 1.0)))
     return found[0], found[1]
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pipeline.evaluate.intervals import (
     Clusters,
     Interval,
+    effective_predictions,
     macro_intervals,
     macro_scores,
     mean_interval,
@@ -62,10 +63,10 @@ def classification_scores(
     hits, ids = predicted == truth, np.arange(num_classes)
     precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
     confusion = confusion_matrix(truth, predicted, labels=ids)
-    of_truth, of_prediction = Clusters(group, truth, num_classes), Clusters(group, predicted, num_classes)
-    # Of precision, too: among the images that are taken for a class, copies of one image agree by definition.
+    of_truth = Clusters(group, truth, num_classes)
     agreement = of_truth.agreement(hits)
     effective = of_truth.effective(agreement)
+    taken = effective_predictions(truth, predicted, group, num_classes, agreement)
     macro_f1, balanced = macro_intervals(truth, predicted, group, effective)
     # Classes without a test image have no recall to average.
     macro = macro_scores(np.diag(confusion), support, confusion.sum(axis=0))
@@ -84,7 +85,7 @@ def classification_scores(
         metrics |= _share(f"top_{k}", in_top_k(probabilities, truth, k), group)
     return ClassificationScores(
         metrics, precision, recall, f1,
-        wilson_interval(precision, of_prediction.effective(agreement)), wilson_interval(recall, effective),
+        wilson_interval(precision, taken), wilson_interval(recall, effective),
         support, confusion,
     )  # fmt: skip
 
