@@ -205,7 +205,7 @@ def macro_intervals(truth: Ids, predicted: Ids, clusters: Ids, effective: Floats
     found = []
     for score, replicates in zip(scores, zip(*parts, strict=True), strict=True):
         variance, spread = np.concatenate(replicates).var(ddof=1), score * (1 - score)
-        # No variance (but for rounding): all is right, all is wrong, or one cluster, which is one image whatever it holds.
+        # No variance, but for rounding: all right, or all wrong, or one cluster, which is one image whatever is in it.
         known = spread > 0 and variance > 1e-20
         images = min(spread / variance, most) if known else min(most, counts.shape[0])
         found.append(wilson_interval(score, max(images, 1.0)))
