@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
-from pipeline.tasks.base import Calibration, Chapter
+from pipeline.pictures.scores import Reliability, reliability_figure
+from pipeline.tasks.base import Calibration, Chapter, Picture
 
 BINS = 15
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Answers sorted by their probability into bins of equal width, empty bins left out.
-
-    Attributes:
-        confidence: Mean probability of the answers in each bin.
-        accuracy: Share of them that is right.
-        images: How many they are.
-        ece: Expected calibration error: the mean distance of both over all images, in [0, 1].
-    """
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    images: np.ndarray
-    ece: float
-
-
-def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
-    """Returns the reliability of the likeliest classes (Guo et al. 2017, 1706.04599, equations 2 and 3).
+def reliability(probabilities: np.ndarray, truth: np.ndarray, name: str, bins: int = BINS) -> Reliability:
+    """Returns how often the likeliest class is right, by how likely it is (Guo et al. 2017, 1706.04599, equation 2).
 
     Args:
         probabilities: `(N, C)` in [0, 1].
         truth: `(N,)` class ids.
+        name: Of the probabilities, for people.
         bins: Number of bins (m/bins, (m+1)/bins].
     """
     confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     images = np.bincount(number, minlength=bins)
-    used = images > 0
-    mean = np.bincount(number, confidence, bins)[used] / images[used]
-    right = np.bincount(number, hits, bins)[used] / images[used]
-    gap = float((np.abs(mean - right) * images[used]).sum() / len(truth))
-    return Reliability(mean, right, images[used], gap)
+    sums = np.bincount(number, confidence, bins), np.bincount(number, hits, bins)
+    mean, right = (np.divide(of, images, out=np.zeros(bins), where=images > 0) for of in sums)
+    return Reliability(name, mean, right, images)
+
+
+def calibration_error(of: Reliability) -> float:
+    """Returns the expected calibration error, in [0, 1]: the mean gap of confidence and accuracy (equation 3)."""
+    images = np.asarray(of.counts)
+    return float((np.abs(np.asarray(of.confidence) - np.asarray(of.accuracy)) * images).sum() / images.sum())
 
 
 def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -62,30 +51,33 @@ def calibration_chapter(before: np.ndarray, after: np.ndarray, truth: np.ndarray
         truth: `(N,)` class ids.
         calibration: What made `after` of `before`, and the threshold.
     """
-    raw, fitted = reliability(before, truth), reliability(after, truth)
+    named = f"temperature {calibration.temperature:.2f}"
+    raw, fitted = reliability(before, truth, "temperature 1"), reliability(after, truth, named)
     confident = after.max(axis=1) >= calibration.threshold
     metrics = {
-        "test/ece": fitted.ece,
-        "test/ece_uncalibrated": raw.ece,
+        "test/ece": calibration_error(fitted),
+        "test/ece_uncalibrated": calibration_error(raw),
         "test/brier": brier_score(after, truth),
         "test/confident_share": float(confident.mean()),
     }
     hits = after.argmax(axis=1) == truth
     if confident.any():
         metrics["test/confident_accuracy"] = float(hits[confident].mean())
+    curves = [fitted] if calibration.temperature == 1 else [raw, fitted]
+    finding = _finding(metrics, calibration)
+    figure = reliability_figure(np.linspace(0, 1, BINS + 1).tolist(), curves, _gap(metrics, calibration))
     return Chapter(
         name="calibration",
         title="Calibration",
-        finding=_finding(metrics, calibration),
+        finding=finding,
         metrics=metrics,
         document=asdict(calibration),
+        pictures={"reliability.png": Picture(figure, f"reliability diagram: {finding}")},
     )
 
 
 def _finding(metrics: Mapping[str, float], calibration: Calibration) -> str:
-    fitted = calibration.temperature != 1
-    was = f" (it was {metrics['test/ece_uncalibrated']:.3f} without a temperature of {calibration.temperature:.2f})"
-    words = f"Probabilities are off by {metrics['test/ece']:.3f} on average{was if fitted else ''}."
+    words = f"{_gap(metrics, calibration)}."
     if "test/confident_accuracy" not in metrics:
         return f"{words} No answer reaches the threshold of {calibration.threshold:.2f}: {calibration.note}."
     return (
@@ -93,3 +85,8 @@ def _finding(metrics: Mapping[str, float], calibration: Calibration) -> str:
         f"{metrics['test/confident_accuracy']:.1%} of those are right; threshold {calibration.threshold:.2f}: "
         f"{calibration.note}."
     )
+
+
+def _gap(metrics: Mapping[str, float], calibration: Calibration) -> str:
+    was = f", {metrics['test/ece_uncalibrated']:.3f} before" if calibration.temperature != 1 else ""
+    return f"Probabilities are off by {metrics['test/ece']:.3f} on average{was}"

@@ -27,7 +27,11 @@ def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str
     return {
         "label": list(classes),
         "precision": scores.precision.tolist(),
+        "precision_low": scores.precision_interval.low.tolist(),
+        "precision_high": scores.precision_interval.high.tolist(),
         "recall": scores.recall.tolist(),
+        "recall_low": scores.recall_interval.low.tolist(),
+        "recall_high": scores.recall_interval.high.tolist(),
         "f1": scores.f1.tolist(),
         "support": scores.support.tolist(),
     }

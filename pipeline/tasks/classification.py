@@ -66,7 +66,7 @@ class Classification:
         probabilities = self.probabilities(logits, calibration)
         truth = self.class_ids(images["label"], classes)
         train_counts = np.bincount(self.class_ids(train_labels, classes), minlength=len(classes))
-        scores = classification_scores(probabilities, truth, train_counts, config.top_k)
+        scores = classification_scores(probabilities, truth, images["cluster"], train_counts, config.top_k)
         return Evaluation(
             metrics={f"test/{name}": value for name, value in scores.metrics.items()},
             headline_metric=f"test/{self.headline_metric}",

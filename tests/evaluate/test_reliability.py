@@ -7,7 +7,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from pipeline.evaluate.calibration import brier_score, calibration_chapter, reliability
+from pipeline.evaluate.calibration import brier_score, calibration_chapter, calibration_error, reliability
 from pipeline.tasks.base import Calibration
 
 RNG = np.random.default_rng(0)
@@ -16,24 +16,25 @@ TRUTH = RNG.integers(0, 3, 500)
 
 
 def test_the_bins_are_those_of_scikit_learn() -> None:
-    found = reliability(PROBABILITIES, TRUTH, bins=10)
+    found = reliability(PROBABILITIES, TRUTH, "", bins=10)
+    full = np.asarray(found.counts) > 0
     hits, confidence = PROBABILITIES.argmax(axis=1) == TRUTH, PROBABILITIES.max(axis=1)
     accuracy, mean = calibration_curve(hits, confidence, n_bins=10)
-    np.testing.assert_allclose(found.accuracy, accuracy)
-    np.testing.assert_allclose(found.confidence, mean)
-    assert found.images.sum() == 500
+    np.testing.assert_allclose(np.asarray(found.accuracy)[full], accuracy)
+    np.testing.assert_allclose(np.asarray(found.confidence)[full], mean)
+    assert sum(found.counts) == 500
 
 
 def test_the_error_is_the_mean_gap() -> None:
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.55, 0.45], [0.45, 0.55]])
-    found = reliability(probabilities, np.array([0, 1, 0, 1]), bins=10)
-    assert found.ece == pytest.approx((2 * abs(0.95 - 0.5) + 2 * abs(0.55 - 1.0)) / 4)
+    found = reliability(probabilities, np.array([0, 1, 0, 1]), "", bins=10)
+    assert calibration_error(found) == pytest.approx((2 * abs(0.95 - 0.5) + 2 * abs(0.55 - 1.0)) / 4)
 
 
 def test_certain_and_right_is_perfect_certain_and_wrong_the_opposite() -> None:
     certain = np.eye(3)[TRUTH]
-    assert reliability(certain, TRUTH).ece == 0
-    assert reliability(certain, (TRUTH + 1) % 3).ece == 1
+    assert calibration_error(reliability(certain, TRUTH, "")) == 0
+    assert calibration_error(reliability(certain, (TRUTH + 1) % 3, "")) == 1
 
 
 def test_brier_score_of_two_classes_is_twice_scikit_learns() -> None:
