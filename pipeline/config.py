@@ -81,6 +81,9 @@ class IngestConfig(Section):
     on_bad: Literal["quarantine", "stop"] = Field(
         "quarantine", description="quarantine | stop: a bad image is listed and left out, or ends the run"
     )
+    relabel: str | None = Field(
+        None, description="a CSV of corrected labels (id, new_label) laid over the source's; `pipeline relabel` makes one"
+    )
     allow: tuple[Literal["tiny", "constant", "two_labels"], ...] = Field(
         (), description="not bad after all: images of a side under 8 px, of one colour, or under two labels"
     )
