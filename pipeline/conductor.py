@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError, shown
-from pipeline.files import atomic_path, write_csv, write_json
+from pipeline.files import atomic_path, write_bytes, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.ingest.result import DuplicatePair
@@ -82,8 +82,11 @@ class Conductor:
         self.tracker.log_params({"task": self.config.task, "ingest": config.model_dump(mode="json")})
         found = ingest(config, self.root / "data", self.root / ".cache", self.progress, self._previous())
         save_manifest(found.manifest, self.run.manifest)
+        if config.relabel is not None:  # a copy: whoever edits the file later does not change what was done here
+            write_bytes(self.run.file("relabel.csv"), Path(config.relabel).expanduser().read_bytes())
         write_json(self.run.file("ingest.json"), found.summary())
         artifacts = [self.run.manifest, self.run.file("ingest.json")]
+        artifacts += [self.run.file("relabel.csv")] if config.relabel is not None else []
         rejected = [{"path": shown(bad.item.path), "reason": bad.reason} for bad in found.rejected]
         write_csv(self.run.file("quarantine.csv"), rejected, ["path", "reason"])
         duplicates = [asdict(pair) | {"leak": pair.leak} for pair in found.duplicates]

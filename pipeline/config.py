@@ -82,7 +82,7 @@ class IngestConfig(Section):
         "quarantine", description="quarantine | stop: a bad image is listed and left out, or ends the run"
     )
     relabel: str | None = Field(
-        None, description="a CSV of corrected labels (id, new_label) laid over the source's; `pipeline relabel` makes one"
+        None, description="a CSV of corrected labels, columns id and new_label, laid over the source's"
     )
     allow: tuple[Literal["tiny", "constant", "two_labels"], ...] = Field(
         (), description="not bad after all: images of a side under 8 px, of one colour, or under two labels"

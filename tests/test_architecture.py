@@ -36,6 +36,7 @@ LAYERS = [
     {"plan", "trained"},
     {"conductor"},
     {"run", "runs", "similar", "explain", "terminal", "zoo"},
+    {"relabel"},
     {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -48,7 +49,8 @@ LIGHT = [
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
-    "pipeline.models.listing", "pipeline.models.reference",
+    "pipeline.models.listing", "pipeline.models.reference", "pipeline.relabel", "pipeline.evaluate.probe",
+    "pipeline.evaluate.label_noise",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

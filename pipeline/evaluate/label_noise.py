@@ -32,6 +32,9 @@ ODDS = 10
 #: Rows of the report's table, and images of its picture. The CSV has them all.
 MOST_ROWS, MOST_TILES = 50, 24
 
+#: Images of the picture where none is a suspect.
+FEW_TILES = 12
+
 COLUMNS = (
     "id", "split", "label", "suggested", "probability_of_label", "probability_of_suggested", "suspect", "new_label",
     "sha256",
@@ -77,11 +80,11 @@ def find_label_noise(probabilities: npt.NDArray[np.float64], ids: npt.ArrayLike)
     """Returns how doubtful labels are.
 
     Args:
-        probabilities: `(N, C)`, out of fold: whoever gave them had not seen the image's label. A row of NaN says nothing.
+        probabilities: `(N, C)`, out of fold: whoever gave them had not seen the image. A row of NaN says nothing.
         ids: `(N,)` class ids, the labels.
     """
     labels = np.asarray(ids, np.int64)
-    rows, judged = np.arange(len(labels)), np.isfinite(probabilities).all(axis=1)
+    rows, judged = np.arange(len(labels)), ~np.isnan(probabilities.sum(axis=1))
     known = np.where(judged[:, None], probabilities, 0.0)
     of_label = known[rows, labels]
     others = known.copy()
@@ -129,7 +132,7 @@ def _ids(manifest: Manifest) -> npt.NDArray[np.int64]:
 
 
 def save_label_noise(manifest: Manifest, noise: LabelNoise, path: Path) -> None:
-    """Writes `label_noise.csv`, the most doubtful label first: fill in `new_label`, then `pipeline relabel RUN FILE`."""
+    """Writes `label_noise.csv`, doubtful labels first; `pipeline relabel` takes it with `new_label` filled in."""
     write_csv(path, [row | {"new_label": ""} for row in _rows(manifest, noise)], COLUMNS)
 
 
@@ -189,10 +192,10 @@ def _finding(manifest: Manifest, noise: LabelNoise, splits: Counter[str]) -> str
 def _picture(manifest: Manifest, noise: LabelNoise, finding: str) -> Picture:
     names = {name: manifest.column(name) for name in ("path", "id", "label", "split")}
     # Suspects first, since a score alone may be as high where the probe is sure of nothing.
-    order = [*(row for row in noise.ranking.tolist() if noise.suspect[row])][:MOST_TILES]
+    order = [row for row in noise.ranking.tolist() if noise.suspect[row]][:MOST_TILES]
     title = f"{noise.wrong:,} of {len(manifest):,} labels look wrong"
     if not order:
-        order = [row for row in noise.ranking.tolist() if not np.isnan(noise.of_label[row])][:MOST_TILES]
+        order = [row for row in noise.ranking.tolist() if not np.isnan(noise.of_label[row])][:FEW_TILES]
         title = f"No label of {len(manifest):,} stands out; the least certain ones"
     elif noise.wrong == 1:
         title = f"1 of {len(manifest):,} labels looks wrong"
@@ -201,7 +204,7 @@ def _picture(manifest: Manifest, noise: LabelNoise, finding: str) -> Picture:
     tiles = [
         GalleryTile(
             names["path"][row], names["id"][row], names["label"][row], manifest.classes[noise.suggested[row]],
-            f"{noise.of_label[row]:.2f} -> {noise.of_suggested[row]:.2f}   {names['split'][row]}",
+            f"{noise.of_label[row]:.2f} → {noise.of_suggested[row]:.2f}   {names['split'][row]}",
         )
         for row in order
     ]  # fmt: skip

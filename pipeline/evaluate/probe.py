@@ -75,7 +75,7 @@ def fit_probe(features: np.ndarray, ids: npt.ArrayLike, num_classes: int, *, c: 
 def out_of_fold_probabilities(
     features: np.ndarray, class_ids: npt.ArrayLike, clusters: Sequence[str], folds: int = 5, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Returns what probes that never saw an image, nor one of its cluster, say of it: `(N, C)` float64, C the last id + 1.
+    """Returns what probes that saw neither an image nor its cluster say of it, `(N, C)` float64; C is the last id + 1.
 
     A near-copy under the same wrong label would vouch for it, so whole clusters are held out. A row is NaN where the
     image's class is in no other cluster: nothing is left to judge its label by. Each fold is fitted from zero, not from
@@ -106,7 +106,7 @@ def assign_folds(
 ) -> npt.NDArray[np.int64]:
     """Returns a fold in [0, folds) for each image: whole clusters, each class spread as evenly as they allow.
 
-    It depends on clusters, labels and the seed, not on the order of the images. The large clusters go first, each to the
+    It depends on clusters, labels and the seed, not on the order of the images. Large clusters go first, each to the
     fold that has the fewest images of its classes.
     """
     names, of_image = np.unique(np.asarray(clusters), return_inverse=True)

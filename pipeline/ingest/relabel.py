@@ -124,7 +124,9 @@ def _fixes(name: str, text: str) -> Iterator[Fix]:
     try:
         for row in reader:
             if None in row:
-                raise DataError(f"fixes {name}, line {reader.line_num}: more values than columns; quote what has commas")
+                raise DataError(
+                    f"fixes {name}, line {reader.line_num}: more values than columns; is a comma not quoted?"
+                )
             if row["new_label"].strip():
                 yield Fix(row["id"], row.get("sha256", "").strip().lower(), row["new_label"].strip())
     except csv.Error as error:

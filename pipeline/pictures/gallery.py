@@ -64,9 +64,12 @@ def gallery_figure(tiles: Sequence[GalleryTile], title: str, note: str) -> Figur
     for place, tile in enumerate(tiles):
         top, left = HEAD + place // columns * (TILE + TEXT), place % columns * (TILE + BETWEEN)
         draw_dots(axes, letterbox(thumbnails.get(place, EMPTY), TILE, TILE, FRAME), top, left)
+        if place not in thumbnails:
+            axes.text(left + TILE / 2, top + TILE / 2, "cannot be read", fontsize=8, color=GRAY, ha="center")
         below = top + TILE
         write_line(axes, left, below + 21, TILE, one_line(tile.label, LABEL_COLUMNS), 9, INK, bold=True)
-        write_line(axes, left, below + 40, TILE, f"→ {one_line(tile.suggested, LABEL_COLUMNS - 2)}", 9, ORANGE, bold=True)
+        instead = f"→ {one_line(tile.suggested, LABEL_COLUMNS - 2)}"
+        write_line(axes, left, below + 40, TILE, instead, 9, ORANGE, bold=True)
         write_line(axes, left, below + 58, TILE, tile.note, 8, INK)
         write_line(axes, left, below + 75, TILE, one_line(tile.name, NAME_COLUMNS), 7.5, GRAY)
     return figure
