@@ -3,9 +3,9 @@
     python benchmarks/label_noise.py FOLDER [--idx DIR] [--seeds 5] [--only photos,fashion_mnist]
 
 Of each data set 5 % of the labels are exchanged for another class, drawn evenly, and the labels are judged as the stage
-evaluate does it: folds by cluster, a linear probe on frozen features of EfficientNet-Lite0. Features are computed once a
-data set, since no label goes into them. Chance has an average precision of 0.05. FOLDER is photographs, one sub-folder a
-class; the images of Fashion-MNIST are those of Debian's package dataset-fashion-mnist.
+evaluate does it: folds by cluster, a linear probe on frozen features of EfficientNet-Lite0. Features are computed once
+a data set, since no label goes into them. Chance has an average precision of 0.05. FOLDER is photographs, one
+sub-folder a class; the images of Fashion-MNIST are those of Debian's package dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ def measure(name: str, folder: Path, config: ModelConfig, seeds: int) -> dict[st
     mean = float(np.mean([row["average_precision"] for row in rows]))
     clean = judge_labels(manifest, features)
     holds = mean >= BARS[name]
-    print(
-        f"  mean {mean:.3f}, bar {BARS[name]}: {'holds' if holds else 'MISSED'}; nothing planted: {clean.wrong} suspects"
-    )
+    verdict = "holds" if holds else "MISSED"
+    print(f"  mean {mean:.3f}, bar {BARS[name]}: {verdict}; nothing planted: {clean.wrong} suspects")
     return {"mean": mean, "bar": BARS[name], "holds": holds, "suspects_unplanted": clean.wrong, "seeds": rows}
 
 
