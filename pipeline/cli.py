@@ -181,6 +181,33 @@ def _prediction_line(prediction: Prediction, top: int) -> str:
 
 
 @cli.command()
+@click.argument("run_name", metavar="RUN")
+@click.argument("fixes", type=PATH, metavar="FIXES.csv")
+@click.option("--name", help="Name of the new run; the next free number by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def relabel(run_name: str, fixes: Path, name: str | None, as_json: bool) -> None:
+    """Correct labels in a new run of RUN's recipe; the images and their folders stay as they are.
+
+    FIXES.csv is RUN's label_noise.csv with the column new_label filled in where a label is wrong, or any CSV with the
+    columns id and new_label. Corrections that RUN was made with still hold. Only the stage ingest is run.
+
+    \b
+    pipeline relabel photos-1 runs/photos-1/label_noise.csv
+    pipeline relabel photos-1 fixes.csv --name cleaned
+    """
+    from pipeline.relabel import relabel_run
+    from pipeline.terminal import Interrupts, TerminalProgress, announce
+    from pipeline.tracking import MlflowTracker
+
+    root = Path.cwd()
+    with Interrupts() as interrupts:
+        progress = TerminalProgress(interrupts)
+        announce(progress)
+        done = relabel_run(run_name, fixes, root, new_name=name, progress=progress, tracker=MlflowTracker(root))
+    click.echo(json.dumps(done.document(), ensure_ascii=False, indent=2) if as_json else "\n".join(done.lines()))
+
+
+@cli.command()
 @click.argument("names", nargs=-1, required=True)
 def weights(names: tuple[str, ...]) -> None:
     """Fetch and check the ImageNet weights of backbones, for machines that will have no network.

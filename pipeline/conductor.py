@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError, shown
-from pipeline.files import atomic_path, write_csv, write_json
+from pipeline.files import atomic_path, write_bytes, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.ingest.result import DuplicatePair
@@ -17,6 +18,7 @@ from pipeline.models.backbones import find_backbone, input_size
 from pipeline.models.backbones.row import gflops
 from pipeline.plan import Plan
 from pipeline.progress import Progress
+from pipeline.run_report import save_run_report
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
 from pipeline.trained import load_calibration, load_trained, load_trained_network
@@ -82,8 +84,11 @@ class Conductor:
         self.tracker.log_params({"task": self.config.task, "ingest": config.model_dump(mode="json")})
         found = ingest(config, self.root / "data", self.root / ".cache", self.progress, self._previous())
         save_manifest(found.manifest, self.run.manifest)
-        write_json(self.run.file("ingest.json"), found.summary())
+        if config.relabel is not None:  # a copy: whoever edits the file later does not change what was done here
+            write_bytes(self.run.file("relabel.csv"), Path(config.relabel).expanduser().read_bytes())
+        write_json(self.run.file("ingest.json"), found.summary() | {"words": [*found.words()]})
         artifacts = [self.run.manifest, self.run.file("ingest.json")]
+        artifacts += [self.run.file("relabel.csv")] if config.relabel is not None else []
         rejected = [{"path": shown(bad.item.path), "reason": bad.reason} for bad in found.rejected]
         write_csv(self.run.file("quarantine.csv"), rejected, ["path", "reason"])
         duplicates = [asdict(pair) | {"leak": pair.leak} for pair in found.duplicates]
@@ -176,15 +181,14 @@ class Conductor:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from pipeline.evaluate.stage import evaluate
+        from pipeline.evaluate.stage import Subject, evaluate
 
         self.tracker.log_params({"evaluate": self.config.evaluate.model_dump(mode="json")})
         task, manifest, calibration = self._task(), load_manifest(self.run.manifest), load_calibration(self.run)
         network = load_trained_network(self.run, self.config, manifest)
-        found = evaluate(
-            network, lambda: self._network(manifest), task, manifest, calibration, self.config.evaluate,
-            self.config.train, self._bank(), self.progress,
-        )  # fmt: skip
+        pretrained = None if self.config.model.weights == "none" else partial(self._network, manifest)
+        subject = Subject(network, pretrained, task, manifest, calibration, self.config.train, self._bank())
+        found = evaluate(subject, self.config.evaluate, self.progress)
         with atomic_path(self.run.predictions) as draft:
             pq.write_table(pa.table(dict(found.evaluation.predictions)), draft)
         write_json(self.run.evaluation, found.document())
@@ -194,13 +198,17 @@ class Conductor:
         self.tracker.log_metrics(found.metrics() | {"evaluate/forward_passes": found.forward_passes})
         self.tracker.set_description(found.evaluation.headline)
         self._explain(network.full, task, manifest, found.evaluation, calibration)
+        save_run_report(self.run, self.config, manifest, found)
+        self._log(self.run.report)
 
     def _store_chapter(self, chapter: Chapter) -> None:
         from pipeline.figures import save_figure
 
         for name, picture in chapter.pictures.items():
             save_figure(picture.figure, self.run.file(name))
-            self._log(self.run.file(name))
+        for name, write in chapter.files.items():
+            write(self.run.file(name))
+        self._log(*map(self.run.file, (*chapter.pictures, *chapter.files)))
         for name, table in chapter.tables.items():
             self.tracker.log_table(name, table)
 

@@ -81,6 +81,9 @@ class IngestConfig(Section):
     on_bad: Literal["quarantine", "stop"] = Field(
         "quarantine", description="quarantine | stop: a bad image is listed and left out, or ends the run"
     )
+    relabel: str | None = Field(
+        None, description="a CSV of corrected labels, columns id and new_label, laid over the source's"
+    )
     allow: tuple[Literal["tiny", "constant", "two_labels"], ...] = Field(
         (), description="not bad after all: images of a side under 8 px, of one colour, or under two labels"
     )
@@ -251,6 +254,9 @@ class EvaluateConfig(Section):
     """Section `evaluate`: what is measured on the test split."""
 
     top_k: int = Field(5, ge=2, le=1000, description="a hit among the k likeliest; capped below the number of classes")
+    robustness: bool = Field(
+        False, description="true: the score under blur, noise, rotation, darkness, JPEG at five strengths; 25 passes"
+    )
     explain: int = Field(3, ge=0, le=100, description="test images to draw what the network sees in; 0: none")
 
 

@@ -54,6 +54,12 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Writes bytes atomically."""
+    with atomic_path(path) as draft:
+        draft.write_bytes(contents)
+
+
 def write_json(path: Path, document: Any) -> None:
     """Writes a JSON document atomically; a NaN in it is a programmer's mistake and raises `ValueError`."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

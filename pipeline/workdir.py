@@ -84,6 +84,11 @@ class RunDir:
         return self.path / "predictions.parquet"
 
     @property
+    def report(self) -> Path:
+        """All of it on one page."""
+        return self.path / "report.html"
+
+    @property
     def explanations(self) -> Path:
         """Pictures of what the network sees in a few test images."""
         return self.path / "explain"

@@ -33,9 +33,10 @@ LAYERS = [
     {"evaluate", "export"},
     {"tasks"},
     {"workdir", "tracking"},
-    {"plan", "trained"},
+    {"plan", "trained", "run_report"},
     {"conductor"},
     {"run", "runs", "similar", "explain", "terminal", "zoo"},
+    {"relabel"},
     {"cli_looking"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -49,6 +50,7 @@ LIGHT = [
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
     "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
+    "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -8,18 +8,27 @@ import numpy as np
 
 from pipeline.evaluate.figures import confusion_figure
 from pipeline.evaluate.metrics import ClassificationScores
+from pipeline.figures import one_line
+from pipeline.pictures.scores import Scores, per_class_figure
 from pipeline.tasks.base import Chapter, Picture
 
 
 def scores_chapter(scores: ClassificationScores, classes: Sequence[str]) -> Chapter:
     """Returns the chapter with the table of classes and the confusion matrix."""
     title = _confusion_title(scores.confusion, classes)
+    worst = _worst_title(scores, classes)
+    per_class = per_class_figure(
+        classes, Scores(scores.recall, *scores.recall_interval), _precision(scores), scores.support.tolist(), worst
+    )
     return Chapter(
         name="scores",
         title="Scores",
-        finding=" ".join(title.split()),
+        finding=f"{' '.join(title.split())}. {worst}.",
         tables={"per_class": _per_class(scores, classes)},
-        pictures={"confusion_matrix.png": Picture(confusion_figure(scores.confusion, classes, title), title)},
+        pictures={
+            "per_class.png": Picture(per_class, f"recall and precision of each class: {worst}"),
+            "confusion_matrix.png": Picture(confusion_figure(scores.confusion, classes, title), title),
+        },
     )
 
 
@@ -35,6 +44,21 @@ def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str
         "f1": scores.f1.tolist(),
         "support": scores.support.tolist(),
     }
+
+
+def _precision(scores: ClassificationScores) -> Scores:
+    """Returns the precision of each class, NaN of one that was never predicted."""
+    predicted = scores.confusion.sum(axis=0) > 0
+    ends = (np.where(predicted, of, np.nan) for of in (scores.precision, *scores.precision_interval))
+    return Scores(*ends)
+
+
+def _worst_title(scores: ClassificationScores, classes: Sequence[str]) -> str:
+    tested = np.flatnonzero(scores.support > 0)
+    worst = tested[np.argmin(scores.recall[tested])]
+    low, high = (of[worst] for of in scores.recall_interval)
+    name = one_line(classes[worst], 40)
+    return f"Least often found: {name!r}, {scores.recall[worst]:.2f} of its images ({low:.2f} to {high:.2f})"
 
 
 def _confusion_title(confusion: np.ndarray, labels: Sequence[str]) -> str:

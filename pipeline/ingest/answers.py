@@ -37,16 +37,17 @@ class Answers:
         folder: Where answers are kept, one a source.
         listing: What the source lists now.
         config: The section `ingest`.
+        overlay: Digest of the corrected labels that it names, None where it names none.
     """
 
-    def __init__(self, folder: Path, listing: Listing, config: IngestConfig) -> None:
+    def __init__(self, folder: Path, listing: Listing, config: IngestConfig, overlay: str | None = None) -> None:
         self._path = index.index_path(folder, listing.origin).with_suffix(".answer.parquet")
         # A file that cannot be read may be readable next time without a change of its stamp; the clock may lie too.
         self._certain = config.rescan == "stat" and index.all_settled(listing.stamps, listing.seen)
         if self._certain:
             versions = (REVISION, index.REVISION, PIL.__version__, cv2.__version__)
             items = [tuple(item) for item in listing.items]
-            asked = (versions, config.model_dump_json(), listing.name, listing.origin, items, listing.stamps)
+            asked = (versions, config.model_dump_json(), overlay, listing.name, listing.origin, items, listing.stamps)
             self._key = hashlib.sha256(repr(asked).encode("utf-8", "surrogateescape")).hexdigest()
 
     def recall(self, before: Manifest | None) -> IngestResult | None:

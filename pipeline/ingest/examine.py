@@ -13,6 +13,7 @@ from pipeline.errors import DataError, shown
 from pipeline.ingest.duplicates import Match, cluster, exact_matches
 from pipeline.ingest.index import index_path
 from pipeline.ingest.near import find_near
+from pipeline.ingest.relabel import Overlay, relabel_scanned
 from pipeline.ingest.scan import Listing, Rejected, Scanned, scan
 from pipeline.ingest.store import ContentStore
 from pipeline.progress import Progress
@@ -44,7 +45,9 @@ class Examination:
     clusters: tuple[str, ...]
 
 
-def examine(listing: Listing, config: IngestConfig, cache: Path, progress: Progress) -> Examination:
+def examine(
+    listing: Listing, config: IngestConfig, cache: Path, progress: Progress, overlay: Overlay | None = None
+) -> Examination:
     """Returns what is in a source: every image decoded once, or known from an earlier look at unchanged bytes.
 
     Args:
@@ -52,12 +55,14 @@ def examine(listing: Listing, config: IngestConfig, cache: Path, progress: Progr
         config: The section `ingest`.
         cache: Where what was seen is kept, and images that must be transcoded.
         progress: Told of every file.
+        overlay: Corrected labels.
 
     Raises:
-        DataError: Nothing in it can be used.
+        DataError: Nothing in it can be used, or a correction is for nothing in it.
     """
     kept = index_path(cache / "ingest", listing.origin)
     readable, bad = scan(listing, kept, ContentStore(cache / "images"), config.rescan, progress)
+    readable, bad = relabel_scanned(readable, bad, overlay)
     doubtful = dict(_doubtful(readable, frozenset(config.allow)))
     images = tuple(image for row, image in enumerate(readable) if row not in doubtful) if doubtful else tuple(readable)
     bad = sorted([*bad, *(Rejected(readable[row].item, reason) for row, reason in doubtful.items())])

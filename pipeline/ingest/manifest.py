@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("path", pa.string()),  # where the bytes are that are trained on
         ("original", pa.string()),  # the file that the source named; another one if it had to be transcoded
         ("label", pa.string()),
+        ("source_label", pa.string()),  # what the source says; another one where `ingest.relabel` corrected it
         ("split", pa.string()),
         ("sha256", pa.string()),  # of the original's bytes
         ("pixels", pa.string()),  # SHA-256 of the decoded pixels: what an image is known by from one ingest to the next
@@ -75,8 +76,9 @@ class Manifest:
 
 
 def build_manifest(rows: Sequence[dict[str, object]]) -> Manifest:
-    """Returns the manifest of rows given as dicts with the keys of `SCHEMA`."""
-    return Manifest(pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["id"])), schema=SCHEMA))
+    """Returns the manifest of rows given as dicts with the keys of `SCHEMA`; without `source_label` it is the label."""
+    whole = [{"source_label": row["label"], **row} for row in sorted(rows, key=lambda row: str(row["id"]))]
+    return Manifest(pa.Table.from_pylist(whole, schema=SCHEMA))
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
@@ -93,6 +95,8 @@ def load_manifest(path: Path) -> Manifest:
     """
     try:
         table = pq.read_table(path)
+        if "source_label" not in table.column_names:  # of a run from before labels could be corrected
+            table = table.append_column("source_label", table.column("label"))
         return Manifest(table.select(SCHEMA.names).cast(SCHEMA))
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise DataError(f"{path} is no manifest of this version; run the stage ingest again") from error

@@ -13,6 +13,7 @@ from pipeline.errors import shown
 from pipeline.ingest.changes import Changes
 from pipeline.ingest.duplicates import Kind
 from pipeline.ingest.manifest import Manifest
+from pipeline.ingest.relabel import Relabelling
 from pipeline.ingest.scan import Rejected
 
 #: Ids of each kind that `ingest.json` names; the manifest has them all.
@@ -79,6 +80,7 @@ class IngestResult:
         rejected: Those left out.
         duplicates: Pairs of images that show the same picture.
         changes: What is different from the previous run, None where there is none to compare with.
+        relabelling: What a file of corrected labels did, None without one.
     """
 
     name: str
@@ -87,6 +89,7 @@ class IngestResult:
     rejected: tuple[Rejected, ...]
     duplicates: tuple[DuplicatePair, ...]
     changes: Changes | None
+    relabelling: Relabelling | None = None
 
     @property
     def leaks(self) -> list[DuplicatePair]:
@@ -130,8 +133,9 @@ class IngestResult:
 
     @property
     def lost_classes(self) -> list[str]:
-        """Returns the classes of which no image can be used."""
-        return sorted({bad.item.label for bad in self.rejected} - set(self.manifest.classes))
+        """Returns the classes of which no image can be used, or none is left by that label."""
+        named = {bad.item.label for bad in self.rejected} | set(self.manifest.column("source_label"))
+        return sorted(named - set(self.manifest.classes))
 
     def summary(self) -> dict[str, Any]:
         """Returns what `ingest.json` holds."""
@@ -149,6 +153,7 @@ class IngestResult:
             "clusters": len(set(self.manifest.column("cluster"))),
             "classes": list(self.manifest.classes),
             "counts": self.manifest.counts(),
+            "relabel": self.relabelling.document() if self.relabelling else None,
             "digest": self.manifest.digest,
             "changes": self.changes.document() if self.changes else None,
         }
@@ -158,6 +163,8 @@ class IngestResult:
         sizes = {split: sum(counts.values()) for split, counts in self.manifest.counts().items()}
         split = ", ".join(f"{count} {name}" for name, count in sizes.items())
         yield f"{len(self.manifest)} images in {len(self.manifest.classes)} classes: {split}"
+        if self.relabelling:
+            yield self.relabelling.words()
         if self.transcoded:
             yield f"{_some(self.transcoded)} stored anew as PNG, so that all decoders agree"
         if self.turned:

@@ -18,6 +18,7 @@ from pipeline.ingest.changes import compare_manifests
 from pipeline.ingest.duplicates import Match
 from pipeline.ingest.examine import Examination, examine, name_clusters
 from pipeline.ingest.manifest import SCHEMA, SPLITS, Manifest
+from pipeline.ingest.relabel import Overlay, load_overlay, relabel_by_name, summarise
 from pipeline.ingest.result import DuplicatePair, IngestResult, Previous
 from pipeline.ingest.scan import Listing, Rejected, list_files
 from pipeline.ingest.sources import Item, open_source
@@ -36,6 +37,9 @@ def check_source(config: IngestConfig, data_dir: Path, cache: Path) -> None:
         DataError: As `ingest` would if all the files were good.
     """
     items = open_source(config, data_dir, ContentStore(cache / "images")).peek()
+    overlay = _overlay(config)
+    if items is not None and overlay:
+        items = relabel_by_name(items, overlay)
     if items is not None:  # else it is fetched or laid out when it is used; a dry run writes nothing
         deal_out(items, [item.id for item in items], config.split, None)
 
@@ -91,21 +95,27 @@ def survey(config: IngestConfig, data_dir: Path, cache: Path, progress: Progress
 def _ingest(
     config: IngestConfig, data_dir: Path, cache: Path, progress: Progress, previous: Previous | None
 ) -> IngestResult:
+    overlay = _overlay(config)
     listing = list_files(open_source(config, data_dir, ContentStore(cache / "images")), progress)
-    answers = Answers(cache / "ingest", listing, config)
+    answers = Answers(cache / "ingest", listing, config, overlay.digest if overlay else None)
     before = previous if previous and previous.settles else None
     result = answers.recall(before.manifest if before else None)
     if result is None:
-        result = _examined(listing, config, cache, progress, before)
+        result = _examined(listing, config, cache, progress, before, overlay)
         answers.remember(result, settled=before is not None)
     changes = compare_manifests(previous.manifest, result.manifest, previous.run) if previous else None
-    return replace(result, changes=changes)
+    return replace(result, changes=changes, relabelling=summarise(overlay, result.manifest))
+
+
+def _overlay(config: IngestConfig) -> Overlay | None:
+    return load_overlay(Path(config.relabel).expanduser()) if config.relabel is not None else None
 
 
 def _examined(
-    listing: Listing, config: IngestConfig, cache: Path, progress: Progress, before: Previous | None
-) -> IngestResult:
-    found = examine(listing, config, cache, progress)
+    listing: Listing, config: IngestConfig, cache: Path, progress: Progress, before: Previous | None,
+    overlay: Overlay | None,
+) -> IngestResult:  # fmt: skip
+    found = examine(listing, config, cache, progress, overlay)
     if found.rejected and config.on_bad == "stop":
         first = found.rejected[0]
         count = len(found.rejected)
@@ -193,6 +203,7 @@ def _manifest(found: Examination, splits: Sequence[str | None]) -> Manifest:
         "path": [look.stored or item.path for item, look in found.images],
         "original": [item.path for item in items],
         "label": [item.label for item in items],
+        "source_label": [item.source_label or item.label for item in items],
         "split": splits,
         "cluster": found.clusters,
         "group": found.groups,

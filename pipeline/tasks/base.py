@@ -5,8 +5,9 @@ Stages receive a task as an argument and never ask which one it is. TensorFlow i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -66,6 +67,7 @@ class Chapter:
         document: What `evaluation.json` holds under `name`, ready for JSON; nothing is stored where it is empty.
         tables: By name, each a mapping of column to values.
         pictures: By file name (`reliability.png`).
+        files: What else goes into the run's folder: by file name, what writes it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Chapter:
     document: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Item(NamedTuple):
         label: Its class.
         split: "train", "validation", "test", or None where the source leaves it open.
         group: Images of one group share a split (one patient, one burst); None where nothing is said.
+        source_label: What the source called it, where a correction was laid over that; no source sets it.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Item(NamedTuple):
     label: str
     split: str | None = None
     group: str | None = None
+    source_label: str | None = None
 
 
 class Source(Protocol):
