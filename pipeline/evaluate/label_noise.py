@@ -22,7 +22,7 @@ from pipeline.evaluate.probe import out_of_fold_probabilities
 from pipeline.figures import one_line
 from pipeline.files import write_csv
 from pipeline.ingest.manifest import SPLITS, Manifest
-from pipeline.pictures.gallery import GalleryTile, gallery_figure
+from pipeline.pictures.doubtful import DoubtfulTile, doubtful_figure
 from pipeline.tasks.base import Chapter, Picture
 
 #: Probability of the suggested class over that of the label, from which on a label is a suspect. Without it (as in the
@@ -202,7 +202,7 @@ def _picture(manifest: Manifest, noise: LabelNoise, finding: str) -> Picture:
     elif noise.wrong > MOST_TILES:
         title += f"; the first {MOST_TILES}"
     tiles = [
-        GalleryTile(
+        DoubtfulTile(
             names["path"][row], names["id"][row], names["label"][row], manifest.classes[noise.suggested[row]],
             f"{noise.of_label[row]:.2f} → {noise.of_suggested[row]:.2f}   {names['split'][row]}",
         )
@@ -210,4 +210,4 @@ def _picture(manifest: Manifest, noise: LabelNoise, finding: str) -> Picture:
     ]  # fmt: skip
     note = "label, what a linear probe fitted without the image says instead, and the probabilities it gives to both"
     said = "; ".join(f"{one_line(t.name, 40)}: {t.label}, looks like {t.suggested}" for t in tiles[:5])
-    return Picture(gallery_figure(tiles, title, note), f"{finding} Shown: {said or 'nothing'}")
+    return Picture(doubtful_figure(tiles, title, note), f"{finding} Shown: {said or 'nothing'}")

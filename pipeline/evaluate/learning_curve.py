@@ -88,8 +88,9 @@ def learning_curve_chapter(curve: LearningCurve, neighbour: float, score: float)
     probe, gain = float(curve.accuracy[-1]), 100 * curve.gain_by_doubling
     title = f"Twice the training images would bring about {gain:+.1f} points"
     finding = (
-        f"{title}, by the slope of the curve. On frozen features the label of the most similar training image is right "
-        f"for {neighbour:.3f} of the test images and a linear probe for {probe:.3f}; the trained network for {score:.3f}."
+        f"{title}, by the slope of the curve. On frozen features the label of the most similar training image is "
+        f"right for {neighbour:.3f} of the test images and a linear probe for {probe:.3f}; the trained network for "
+        f"{score:.3f}."
     )
     series = [Series("linear probe", curve.accuracy.tolist(), curve.low.tolist(), curve.high.tolist())]
     figure = curve_figure(curve.images.tolist(), series, title, "training images", "test accuracy", logarithmic=True)
