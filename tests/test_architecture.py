@@ -35,8 +35,8 @@ LAYERS = [
     {"workdir", "tracking"},
     {"plan", "trained"},
     {"conductor"},
-    {"run", "runs", "similar", "explain", "terminal", "zoo"},
-    {"cli_looking"},
+    {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
+    {"cli_looking", "cli_judging"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
 ]
@@ -48,7 +48,8 @@ LIGHT = [
     "pipeline.tasks.table", "pipeline.images.pixels", "pipeline.ingest", "pipeline.evaluate.metrics",
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
-    "pipeline.models.listing", "pipeline.models.reference",
+    "pipeline.models.listing", "pipeline.models.reference", "pipeline.compare", "pipeline.evaluate.compare",
+    "pipeline.evaluate.compare_table", "pipeline.pictures.compare",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -144,8 +144,8 @@ class Comparison:
         notes = []
         if self.clusters < self.images:
             notes.append(
-                f"{self.images:,} images in {self.clusters:,} groups of copies: the intervals count a group once, "
-                f"McNemar's test counts each image"
+                f"some images are copies of each other or belong together ({self.clusters:,} clusters): the intervals "
+                f"know, McNemar's test does not"
             )
         if (self.outcome in ("better", "worse")) != (self.p_value < 0.05):
             said = "sees" if self.p_value < 0.05 else "does not see"
@@ -196,7 +196,7 @@ def compare_answers(truth: Sequence[str], a: Answers, b: Answers, clusters: Sequ
         images=len(labels),
         clusters=int(groups.max()) + 1,
         top_1=top_1,
-        macro_f1=_macro_f1_difference(labels, said_a, said_b, groups),
+        macro_f1=_macro_f1_difference(labels, said_a, said_b, groups, top_1),
         log_loss=_log_loss_difference(a.of_truth, b.of_truth, groups),
         p_value=mcnemar(len(fixed), len(broken)),
         classes=_class_changes(labels, right_a, right_b),
@@ -216,10 +216,10 @@ def _changed(rows: np.ndarray, truth: Sequence[str], a: Answers, b: Answers) -> 
     """Returns the images of the rows that are True, where both were surest first: those say most about the two."""
     found = [
         ChangedImage(
-            int(row), truth[row], a.predicted[row], b.predicted[row], float(a.probability[row]),
+            row, truth[row], a.predicted[row], b.predicted[row], float(a.probability[row]),
             float(b.probability[row]),
         )
-        for row in np.flatnonzero(rows)
+        for row in np.flatnonzero(rows).tolist()
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda one: (-one.probability_a - one.probability_b, one.row)))
 
@@ -233,11 +233,21 @@ def _class_changes(labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray)
     return tuple(changes)
 
 
-def _macro_f1_difference(truth: np.ndarray, a: np.ndarray, b: np.ndarray, clusters: np.ndarray) -> Difference:
+def _macro_f1_difference(
+    truth: np.ndarray, a: np.ndarray, b: np.ndarray, clusters: np.ndarray, top_1: Difference
+) -> Difference:
+    """Returns macro-F1 and the bootstrap interval of the difference, on neither side shorter than that of top-1.
+
+    Where few images differ, resampling shows no other world than one where the same few do, and its interval is too
+    short; a mean over classes is not surer than the mean over images.
+    """
     scores_a, scores_b = _macro_f1(truth, a), _macro_f1(truth, b)
     whole = np.ones((1, len(truth)), np.int64)
     low, high = bootstrap_interval(lambda weights: scores_b(weights) - scores_a(weights), clusters)
-    return Difference(float(scores_a(whole)[0]), float(scores_b(whole)[0]), low, high)
+    one, other = float(scores_a(whole)[0]), float(scores_b(whole)[0])
+    low = min(low, other - one - (top_1.value - top_1.low))
+    high = max(high, other - one + (top_1.high - top_1.value))
+    return Difference(one, other, max(-1.0, low), min(1.0, high))
 
 
 def _macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
