@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class Side:
         """Of the run it was recorded as, if it was."""
         found: str | None = self.run.load_state().get("mlflow_run_id")
         return found
+
+    @cached_property
+    def files(self) -> dict[str, list[str]]:
+        """Where the test images are: what was trained on under "path", what the source named under "original"."""
+        test = self.manifest.split("test")
+        return {column: test.column(column) for column in ("path", "original")}
 
     def answers(self, rows: Sequence[int]) -> Answers:
         """Returns what the run said to some of its test images."""
@@ -106,8 +113,8 @@ class Compared:
     def path(self, image: ChangedImage, column: str = "path") -> str:
         """Returns the file of an image: B's, or A's where that is gone."""
         row_a, row_b = self.shared.pairs[image.row]
-        files = [side.manifest.split("test").column(column)[row] for side, row in ((self.b, row_b), (self.a, row_a))]
-        return next((file for file in files if Path(file).is_file()), files[0])
+        first, second = self.b.files[column][row_b], self.a.files[column][row_a]
+        return second if Path(second).is_file() and not Path(first).is_file() else first
 
     def document(self, picture: Path | None) -> dict[str, Any]:
         """Returns what `compare --json` prints; `picture` is the file that was drawn, if one was."""
@@ -205,7 +212,7 @@ def compare_runs(runs: Path, name_a: str, name_b: str, *, intersection: bool = F
 def _names(folders: Sequence[RunDir]) -> list[str]:
     """Returns what the runs are called: by name, by folder where two projects use one name."""
     names = [run.name for run in folders]
-    return names if names[0] != names[1] else [str(run.path) for run in folders]
+    return names if names[0] != names[1] else [printable(run.path) for run in folders]
 
 
 def _different(shared: SharedTests, a: str, b: str) -> CheckError:
