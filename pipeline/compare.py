@@ -161,7 +161,7 @@ class Compared:
                 ],
             )  # fmt: skip
 
-        note = f"A: {self.a.name};  B: {self.b.name};  {self.scope}"
+        note = f"A is {self.a.name}, B is {self.b.name}; {self.scope}"
         settings = [f"{key}: {one} in A, {other} in B" for key, (one, other) in self.settings.items()]
         title = found.verdict(one_line(self.a.name, 24), one_line(self.b.name, 24))
         figure = compare_figure(

@@ -48,9 +48,9 @@ class SharedTests:
         for count, learnt, own, other in ((self.only_a, self.learnt_by_b, a, b), (self.only_b, self.learnt_by_a, b, a)):
             if count:
                 trained = f" ({learnt:,} of them {other} has learnt from)" if learnt else ""
-                parts.append(f"{count:,} images only in {own}'s{trained}")
+                parts.append(f"{count:,} image{'s' * (count != 1)} only in {own}'s{trained}")
         if self.relabelled:
-            parts.append(f"{self.relabelled:,} with other labels")
+            parts.append(f"{self.relabelled:,} with {'other labels' if self.relabelled > 1 else 'another label'}")
         return ", ".join(parts)
 
     def document(self) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def _joint_clusters(pairs: Sequence[tuple[int, int]], test_a: Manifest, test_b: 
     """Returns a number for each pair: two have the same if A or B, or a chain of both, put them into one cluster."""
     links = []
     for side, test in enumerate((test_a, test_b)):
-        names, first = test.column("cluster"), dict[str, int]()
+        names = test.column("cluster")
+        first: dict[str, int] = {}
         for place, pair in enumerate(pairs):
             links.append((first.setdefault(names[pair[side]], place), place))
     return tuple(cluster(len(pairs), links))
