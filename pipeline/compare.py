@@ -52,9 +52,9 @@ class Side:
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """Where the test images are: what was trained on under "path", what the source named under "original"."""
+        """The test images: "id", "path" (the file the network read) and "original" (the one that the source named)."""
         test = self.manifest.split("test")
-        return {column: test.column(column) for column in ("path", "original")}
+        return {column: test.column(column) for column in ("id", "path", "original")}
 
     def answers(self, rows: Sequence[int]) -> Answers:
         """Returns what the run said to some of its test images."""
@@ -135,7 +135,8 @@ class Compared:
 
     def _image(self, image: ChangedImage) -> dict[str, Any]:
         fields = {name: value for name, value in asdict(image).items() if name != "row"}
-        return {"path": printable(Path(self.path(image, "original")))} | fields
+        name = self.b.files["id"][self.shared.pairs[image.row][1]]
+        return {"id": name, "path": printable(Path(self.path(image, "original")))} | fields
 
     def save_picture(self, output: Path) -> None:
         """Writes the scores, the classes, and what was fixed and what broke as a picture."""

@@ -157,7 +157,8 @@ def test_images_are_named_with_both_answers(project: Path) -> None:
     assert {Path(one["path"]).name for one in found["fixed"]} == {f"{number}.png" for number in range(5, 15)}
     broken = {Path(one["path"]).name: one for one in found["broken"]}
     assert broken["30.png"] == {
-        "path": str(project / "photos/new/blue/30.png"), "label": "blue", "predicted_a": "blue", "probability_a": 0.9,
+        "id": "new/blue/0030 test", "path": str(project / "photos/new/blue/30.png"), "label": "blue",
+        "predicted_a": "blue", "probability_a": 0.9,
         "predicted_b": "green", "probability_b": 0.9,
     }  # fmt: skip
 

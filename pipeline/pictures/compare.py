@@ -40,7 +40,7 @@ MOST_SETTINGS = 10
 TITLE_COLUMNS = 86
 
 #: Columns that fit under a tile: of the label in bold, of an answer.
-LABEL_COLUMNS, ANSWER_COLUMNS = 15, 12
+LABEL_COLUMNS, ANSWER_COLUMNS = 15, 11
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,6 @@ def _draw_gallery(axes: Axes, half: Gallery, words: str, colour: str, top: int, 
         answers = (("A", tile.said_a, tile.probability_a), ("B", tile.said_b, tile.probability_b))
         for line, (run, said, probability) in enumerate(answers):
             right = said == tile.label
-            text = f"{'✓' if right else '✗'} {run} {probability:.2f} {one_line(said, ANSWER_COLUMNS)}"
+            text = f"{'✓' if right else '✗'} {run} {probability:.2f}: {one_line(said, ANSWER_COLUMNS)}"
             base = above + TILE + 39 + 17 * line
             write_line(axes, beside, base, TILE, text, 8, BLUE if right else ORANGE)

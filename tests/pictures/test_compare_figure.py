@@ -44,7 +44,7 @@ def test_everything_that_is_given_is_said(tmp_path: Path) -> None:
         "new is better", "A is old, B is new", "seed: 1 in A, 2 in B", "+2.5  (+0.5 to +4.5)", "+1.0  (-1.0 to +3.0)",
         "top-1: B is ahead", "most gained: cat (+4); most lost: dog (-3)", "cat (40)", "dog (38)", "bee (9)",
         "3 of 4 classes changed; in brackets: test images", "7 fixed: only B is right", "0 broken: only A is right",
-        "where both were surest first (2 shown)", "✗ A 0.75 dog", "✓ B 0.50 cat", "the file is gone",
+        "where both were surest first (2 shown)", "✗ A 0.75: dog", "✓ B 0.50: cat", "the file is gone",
     ):  # fmt: skip
         assert text in said, text
     assert "cow (9)" not in said
