@@ -210,3 +210,11 @@ def test_a_probability_of_zero_is_no_infinity() -> None:
 def test_one_cluster_says_nothing_of_chance() -> None:
     with pytest.raises(ValueError, match="at least two clusters"):
         compare("x.", "xx", [0, 0])
+
+
+def test_few_images_that_differ_leave_macro_f1_in_doubt_too() -> None:
+    """Resampling alone would say that there is none where no image differs."""
+    for a, b in (("x" * 20 + ".", "x" * 20 + "."), ("x" * 20 + ".", "x" * 21), ("x" * 21, "x" * 20 + ".")):
+        found = compare(a, b)
+        assert found.macro_f1.high - found.macro_f1.value >= found.top_1.high - found.top_1.value - 1e-9
+        assert found.macro_f1.value - found.macro_f1.low >= found.top_1.value - found.top_1.low - 1e-9
