@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli_group import PATH, Group
+from pipeline.cli_judging import JUDGING
 from pipeline.cli_looking import LOOKING
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def ui(port: int) -> None:
     serve_ui(Path.cwd(), port)
 
 
-for _command in LOOKING:
+for _command in (*LOOKING, *JUDGING):
     cli.add_command(_command)
 
 

@@ -13,15 +13,15 @@ PATH = click.Path(path_type=Path)
 
 
 class Group(click.Group):
-    """A group whose commands turn a `PipelineError` into one line on stderr and exit code 1."""
+    """A group whose commands turn a `PipelineError` into one line on stderr and its exit code, 1 for most."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Returns what the command returns; an error of the user's or the system's ends the process with code 1."""
+        """Returns what the command returns; an error of the user's or the system's ends the process with its code."""
         try:
             return super().invoke(ctx)
         except PipelineError as error:
             click.secho(f"error: {error}", fg="red", err=True)
-            ctx.exit(1)
+            ctx.exit(error.exit_code)
         except BrokenPipeError:  # `| head` has seen enough; Click ends quietly
             raise
         except OSError as error:

@@ -8,7 +8,8 @@
     ├── ModelError             a backbone, its weights, its sizes
     ├── StageOrderError        a stage whose input has not been made yet
     ├── ExportError            a model that could not be exported or loaded
-    └── TrackingError          the MLflow store
+    ├── TrackingError          the MLflow store
+    └── CheckError             exit code 3: a check that was asked for has failed
 
 A message is one line and says what was found, what is allowed and what to do. Only the command line catches these; a
 programmer's mistake stays a `ValueError` or `TypeError` and keeps its traceback.
@@ -24,7 +25,9 @@ from collections.abc import Iterable
 
 
 class PipelineError(Exception):
-    """Base of everything the command line turns into one line and exit code 1."""
+    """Base of everything the command line turns into one line and an exit code."""
+
+    exit_code = 1
 
 
 class ConfigError(PipelineError):
@@ -49,6 +52,12 @@ class ExportError(PipelineError):
 
 class TrackingError(PipelineError):
     """The MLflow store could not be opened or written."""
+
+
+class CheckError(PipelineError):
+    """A check failed: what was to be verified or compared is not what it should be."""
+
+    exit_code = 3
 
 
 def nearest(found: str, allowed: Iterable[str]) -> str:

@@ -35,9 +35,9 @@ LAYERS = [
     {"workdir", "tracking"},
     {"plan", "trained", "run_report"},
     {"conductor"},
-    {"run", "runs", "similar", "explain", "terminal", "zoo"},
+    {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
     {"relabel"},
-    {"cli_looking"},
+    {"cli_looking", "cli_judging"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
 ]
@@ -50,7 +50,8 @@ LIGHT = [
     "pipeline.models.backbones", "pipeline.workdir", "pipeline.plan", "pipeline.evaluate.neighbours",
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
     "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
-    "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise",
+    "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise", "pipeline.compare",
+    "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -6,11 +6,13 @@ this package imports mlflow, and it does so inside functions, because import and
 
 from __future__ import annotations
 
+from pipeline.tracking.attach import attach_to_run
 from pipeline.tracking.mlflow_tracker import MlflowTracker
 from pipeline.tracking.port import MemoryTracker, NullTracker, Status, Tracker
 from pipeline.tracking.query import RecordedRun, finished_runs
 from pipeline.tracking.ui import serve_ui
 
 __all__ = [
-    "MemoryTracker", "MlflowTracker", "NullTracker", "RecordedRun", "Status", "Tracker", "finished_runs", "serve_ui",
+    "MemoryTracker", "MlflowTracker", "NullTracker", "RecordedRun", "Status", "Tracker", "attach_to_run",
+    "finished_runs", "serve_ui",
 ]  # fmt: skip

@@ -1,0 +1,63 @@
+"""The commands that judge what was trained. Nothing heavy is loaded before one runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from pipeline.cli_group import PATH
+from pipeline.errors import TrackingError, shown
+
+
+@click.command()
+@click.argument("run_a", metavar="RUN_A")
+@click.argument("run_b", metavar="RUN_B")
+@click.option("--intersection", is_flag=True, help="Compare on the test images that both have, if the sets differ.")
+@click.option("-o", "--output", type=PATH, metavar="FILE.png", help="Where to write the picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; a picture is drawn with -o only.")
+def compare(run_a: str, run_b: str, intersection: bool, output: Path | None, as_json: bool) -> None:
+    """Say whether one run is better than another, on the same test images, and how sure that is.
+
+    A run is given by its name, its folder or its MLflow run id. The comparison is added to RUN_B in MLflow. Exit code
+    3 when the two were tested on different images.
+
+    \b
+    pipeline compare default-1 default-2
+    pipeline compare default-1 default-2 --json | jq -r .verdict
+    pipeline compare default-1 photos-1 --intersection -o both.png
+    """
+    from pipeline.compare import compare_runs, record_comparison
+    from pipeline.evaluate.compare_table import print_comparison
+    from pipeline.pictures.views import check_picture_name
+    from pipeline.terminal import Interrupts
+
+    if output:
+        check_picture_name(output)
+    with Interrupts():
+        found = compare_runs(Path.cwd() / "runs", run_a, run_b, intersection=intersection)
+        if not (output or as_json):
+            output = _picture_name(found.a.run.name, found.b.run.name)
+        if output:
+            found.save_picture(output)
+        document = found.document(output)
+        try:
+            record_comparison(found, output)
+        except TrackingError as error:
+            click.secho(f"warning: {error}", fg="yellow", err=True)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        return
+    print_comparison(document)
+    click.echo(f"picture: {shown(str(output))}")
+
+
+def _picture_name(*names: str) -> Path:
+    """Returns the file, in the current folder, of a picture of some runs; no longer than a file name can be."""
+    cut = [os.fsencode(name)[:100].decode("utf-8", "ignore") for name in names]
+    return Path("-".join(["compare", *cut]) + ".png")
+
+
+JUDGING = (compare,)
