@@ -27,7 +27,7 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, name: str, bins: i
     images = np.bincount(number, minlength=bins)
     sums = np.bincount(number, confidence, bins), np.bincount(number, hits, bins)
     mean, right = (np.divide(of, images, out=np.zeros(bins), where=images > 0) for of in sums)
-    return Reliability(name, mean, right, images)
+    return Reliability(name, mean.tolist(), right.tolist(), images.tolist())
 
 
 def calibration_error(of: Reliability) -> float:

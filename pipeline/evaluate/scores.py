@@ -17,9 +17,8 @@ def scores_chapter(scores: ClassificationScores, classes: Sequence[str]) -> Chap
     """Returns the chapter with the table of classes and the confusion matrix."""
     title = _confusion_title(scores.confusion, classes)
     worst = _worst_title(scores, classes)
-    per_class = per_class_figure(
-        classes, Scores(scores.recall, *scores.recall_interval), _precision(scores), scores.support.tolist(), worst
-    )
+    recall = Scores(*(of.tolist() for of in (scores.recall, *scores.recall_interval)))
+    per_class = per_class_figure(classes, recall, _precision(scores), scores.support.tolist(), worst)
     return Chapter(
         name="scores",
         title="Scores",
@@ -49,8 +48,8 @@ def _per_class(scores: ClassificationScores, classes: Sequence[str]) -> dict[str
 def _precision(scores: ClassificationScores) -> Scores:
     """Returns the precision of each class, NaN of one that was never predicted."""
     predicted = scores.confusion.sum(axis=0) > 0
-    ends = (np.where(predicted, of, np.nan) for of in (scores.precision, *scores.precision_interval))
-    return Scores(*ends)
+    known = (np.where(predicted, of, np.nan) for of in (scores.precision, *scores.precision_interval))
+    return Scores(*(of.tolist() for of in known))
 
 
 def _worst_title(scores: ClassificationScores, classes: Sequence[str]) -> str:
