@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from pipeline.evaluate.intervals import wilson_interval
 from pipeline.pictures.scores import Reliability, reliability_figure
 from pipeline.tasks.base import Calibration, Chapter, Picture
 
@@ -27,7 +28,8 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, name: str, bins: i
     images = np.bincount(number, minlength=bins)
     sums = np.bincount(number, confidence, bins), np.bincount(number, hits, bins)
     mean, right = (np.divide(of, images, out=np.zeros(bins), where=images > 0) for of in sums)
-    return Reliability(name, mean.tolist(), right.tolist(), images.tolist())
+    ends = (of.tolist() for of in wilson_interval(right, images))
+    return Reliability(name, mean.tolist(), right.tolist(), images.tolist(), *ends)
 
 
 def calibration_error(of: Reliability) -> float:

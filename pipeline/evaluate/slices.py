@@ -23,6 +23,9 @@ LEAST_IMAGES = 10
 #: Groups that the source names are listed up to this number, the largest.
 MOST_GROUPS = 20
 
+#: Pixels of a side from which on an eighth of the resolution is enough for a mean.
+LARGE = 512
+
 #: Chance of calling any slice of a run different that is not.
 LEVEL = 0.05
 
@@ -96,27 +99,30 @@ def image_kinds(test: Manifest) -> dict[str, Kind]:
     return {
         "size": _thirds(np.sqrt(widths * heights), "px a side"),
         "shape": Kind(("portrait", "square", "landscape"), np.digitize(ratio, [0.9, 1.1])),
-        "brightness": _thirds(mean_brightness(test.column("path")), "of 255"),
+        "brightness": _thirds(mean_brightness(test.column("path"), np.minimum(widths, heights)), "of 255"),
         "group": _largest(test.column("group")),
     }
 
 
-def mean_brightness(paths: Sequence[str]) -> npt.NDArray[np.float64]:
+def mean_brightness(paths: Sequence[str], sides: np.ndarray) -> npt.NDArray[np.float64]:
     """Returns the mean gray level of each file's picture, `(N,)` in [0, 255]; NaN where OpenCV cannot read one.
 
-    Of JPEGs an eighth of the resolution is decoded, which is enough for a mean.
+    Args:
+        paths: The files.
+        sides: `(N,)` the shorter side of each in pixels; large ones are decoded at a fraction of their resolution.
     """
 
-    def mean(path: str) -> float:
+    def mean(path: str, side: float) -> float:
+        reduced = cv2.IMREAD_REDUCED_GRAYSCALE_8 if side >= LARGE else cv2.IMREAD_GRAYSCALE
         try:
             encoded = np.frombuffer(Path(path).read_bytes(), np.uint8)
-            pixels = cv2.imdecode(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+            pixels = cv2.imdecode(encoded, reduced)
         except (OSError, cv2.error):
             return float("nan")
         return float("nan") if pixels is None else float(pixels.mean())
 
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(mean, paths)))
+        return np.array(list(pool.map(mean, paths, sides.tolist())))
 
 
 def slices_chapter(slices: Sequence[Slice], overall: float) -> Chapter:
