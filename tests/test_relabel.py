@@ -55,6 +55,11 @@ def rows(run: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in load_manifest(Path("runs") / run / "manifest.parquet").table.to_pylist()}
 
 
+def overlay(run: str) -> dict[str, str]:
+    with (Path("runs") / run / "relabel.csv").open(newline="") as file:
+        return {row["id"]: row["new_label"] for row in csv.DictReader(file)}
+
+
 def test_a_new_run_of_the_same_recipe_and_what_to_do_next(project: Path, tracker: MemoryTracker) -> None:
     before, first = Path("runs/mine-1/manifest.parquet").read_bytes(), rows("mine-1")
     result = call("mine-1", fixes("red/0.jpg,blue\nred/1.png,\ngreen/3.png,blue\n"))
@@ -79,10 +84,10 @@ def test_the_run_has_the_recipe_and_a_copy_of_the_overlay(project: Path, tracker
     assert new.ingest == old.ingest.model_copy(update={"relabel": new.ingest.relabel})
     assert new.model_copy(update={"ingest": old.ingest, "experiment": None}) == old
     assert new.ingest.relabel is not None
-    overlay = project / new.ingest.relabel
-    assert overlay.parent == project / "relabels"
+    kept = project / new.ingest.relabel
+    assert kept.parent == project / "relabels"
     copy = project / "runs" / "mine-2" / "relabel.csv"
-    assert copy.read_bytes() == overlay.read_bytes()
+    assert copy.read_bytes() == kept.read_bytes()
     assert copy in [path for path, _ in tracker.artifacts]
     Path("fixes.csv").unlink()  # not needed any more
     plan = plan_run(Request(name="mine-2", stages=("augment", "build", "train")), project / "runs")
@@ -101,8 +106,8 @@ def test_relabelling_a_relabelled_run_adds_up(project: Path) -> None:
     assert (document["of"], document["run"], document["earlier"]) == ("mine-2", "third", 1)
     changed = {name: row["label"] for name, row in rows("third").items() if row["label"] != row["source_label"]}
     assert changed == {"red/0.jpg": "blue", "green/3.png": "red"}
-    with Path(document["file"]).open() as file:
-        assert {row["id"]: row["new_label"] for row in csv.DictReader(file)} == changed
+    assert overlay("third") == changed
+    assert Path(document["file"]).read_bytes() == Path("runs/third/relabel.csv").read_bytes()
 
 
 def test_an_earlier_fix_of_an_image_that_was_left_out_still_holds(project: Path) -> None:
@@ -112,15 +117,14 @@ def test_an_earlier_fix_of_an_image_that_was_left_out_still_holds(project: Path)
     run_pipeline(Request(Path("mine.yaml"), settings=settings, stages=("ingest",)), project, tracker=MemoryTracker())
     assert "blue/copy.png" not in rows("mine-2")
     assert call("mine-2", fixes("red/0.jpg,blue\n")).exit_code == 0
-    fixed = {row["id"]: row["new_label"] for row in csv.DictReader(Path("runs/mine-3/relabel.csv").open())}
-    assert fixed == {"red/0.jpg": "blue", "blue/copy.png": "green"}
+    assert overlay("mine-3") == {"red/0.jpg": "blue", "blue/copy.png": "green"}
 
 
 def test_a_fix_of_an_image_that_was_deleted_since_goes_with_it(project: Path) -> None:
     call("mine-1", fixes("red/0.jpg,blue\n"))
     Path("photos/red/0.jpg").unlink()
     assert call("mine-2", fixes("red/1.png,blue\n")).exit_code == 0
-    assert {row["id"] for row in csv.DictReader(Path("runs/mine-3/relabel.csv").open())} == {"red/1.png"}
+    assert overlay("mine-3") == {"red/1.png": "blue"}
 
 
 def test_sides_are_those_of_the_run_though_a_newer_one_has_others(project: Path) -> None:
@@ -135,10 +139,10 @@ def test_sides_are_those_of_the_run_though_a_newer_one_has_others(project: Path)
 
 def test_moved_images_are_found_again(project: Path) -> None:
     call("mine-1", fixes("red/0.jpg,blue\n"))
-    overlay = load_config(Path("runs/mine-2/config.yaml")).ingest.relabel
+    kept = load_config(Path("runs/mine-2/config.yaml")).ingest.relabel
     Path("photos").rename("pictures")
     Path("pictures/red/0.jpg").rename("pictures/red/renamed.jpg")
-    request = Request(Path("mine.yaml"), "pictures", settings=(f"ingest.relabel={overlay}",), stages=("ingest",))
+    request = Request(Path("mine.yaml"), "pictures", settings=(f"ingest.relabel={kept}",), stages=("ingest",))
     run_pipeline(request, project, tracker=MemoryTracker())
     assert rows("mine-3")["red/renamed.jpg"]["label"] == "blue"
 

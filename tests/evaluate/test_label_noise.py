@@ -1,4 +1,4 @@
-"""Labels that look wrong: planted flips are found, the chapter says it, the CSV can be edited and laid over a source."""
+"""Labels that look wrong: planted flips are found, the chapter says it, the CSV can be edited."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.config import IngestConfig
 from pipeline.evaluate.label_noise import (
-    COLUMNS, FEW_TILES, MOST_TILES, find_label_noise, judge_labels, label_noise_chapter, save_label_noise,
+    COLUMNS,
+    FEW_TILES,
+    MOST_TILES,
+    find_label_noise,
+    judge_labels,
+    label_noise_chapter,
+    save_label_noise,
 )  # fmt: skip
 from pipeline.evaluate.probe import out_of_fold_probabilities
 from pipeline.figures import save_figure
