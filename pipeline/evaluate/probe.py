@@ -16,7 +16,7 @@ from pipeline.evaluate.metrics import softmax
 C = 5.0
 
 #: Steps of L-BFGS at the most, and the slope at which it ends before, over the number of classes: the more there are,
-#: the less each row moves a weight. The ranking of the images has settled long before the last digits of the weights have.
+#: the less each row moves a weight. The ranking has settled long before the last digits of the weights have.
 STEPS, SLOPE = 100, 1e-3
 
 #: A fit sees no more images than these, drawn by the seed: more do not move a linear map of some thousand numbers by
