@@ -135,7 +135,7 @@ def effective_predictions(truth: Ids, predicted: Ids, clusters: Ids, count: int,
     Precision is a ratio of two random numbers, hits and predictions. Linearised (Kish, 1965, on ratio means), with
     precision p, its design effect is (1 - p) times the size of the cluster of an average hit plus p times that of an
     average miss. All hits of a cluster count, agreeing or not: they are there because the cluster is of this class.
-    Misses are too few to be measured; by `agreement` they are as much together as their images are copies.
+    The misses of one class are too few to be measured: those of all classes are, and `agreement` is the least.
 
     Args:
         truth: `(N,)` class ids.
@@ -147,7 +147,10 @@ def effective_predictions(truth: Ids, predicted: Ids, clusters: Ids, count: int,
     hit = truth == predicted
     taken, hits = Clusters(clusters, predicted, count), Clusters(clusters[hit], truth[hit], count)
     precision = np.divide(hits.images, taken.images, out=np.zeros(count), where=taken.images > 0)
-    effect = (1 - precision) * hits.size + precision * (1 + agreement * (taken.size - 1))
+    misses = Clusters(clusters[~hit], predicted[~hit], count)
+    together = (misses.size * misses.images).sum() / max(misses.images.sum(), 1)
+    together = np.maximum(together, 1 + agreement * (taken.size - 1))
+    effect = (1 - precision) * hits.size + precision * together
     return np.asarray(taken.images / effect)
 
 

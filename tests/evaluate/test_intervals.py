@@ -82,15 +82,15 @@ def test_groups_are_looked_at_apart() -> None:
 
 
 def test_images_taken_for_a_class_count_by_their_clusters() -> None:
-    """By hand, of class 0: a cluster of 4 hits, another of 2, and 3 misses of one cluster; p = 6 / 9."""
+    """By hand, of class 0: a cluster of 4 hits, another of 2, and 2 + 1 misses of two clusters; p = 6 / 9."""
     truth, predicted = np.array([0] * 6 + [1] * 5), np.array([0] * 9 + [1] * 2)
-    clusters = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4])
-    hits, all_taken = (16 + 4) / 6, (16 + 4 + 9) / 9
+    clusters = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5])
+    hits, misses, taken = (16 + 4) / 6, (4 + 1) / 3, (16 + 4 + 4 + 1) / 9
     found = effective_predictions(truth, predicted, clusters, 3, 1.0)
-    assert found == pytest.approx([9 / (hits / 3 + all_taken * 2 / 3), 2, 0])
+    assert found == pytest.approx([9 / (hits / 3 + taken * 2 / 3), 2 / misses, 0])
     # Members that do not agree: the misses count as they are, the hits are a cluster all the same.
     found = effective_predictions(truth, predicted, clusters, 3, 0.0)
-    assert found == pytest.approx([9 / (hits / 3 + 2 / 3), 2, 0])
+    assert found == pytest.approx([9 / (hits / 3 + misses * 2 / 3), 2 / misses, 0])
 
 
 def test_the_mean_of_symmetric_values_has_students_interval() -> None:
