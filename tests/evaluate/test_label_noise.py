@@ -113,6 +113,14 @@ def test_a_class_that_is_always_doubted_is_not_all_suspects() -> None:
     assert find_label_noise(probabilities, [0] * 5 + [1] * 5).suspect.tolist() == [True] + [False] * 9
 
 
+def test_odds_of_less_than_ten_to_one_are_no_suspicion() -> None:
+    """As sure of the other class as its own images are, but not sure enough that the label is none of it."""
+    others = [[0.2, 0.8]] * 4 + [[0.9, 0.1]] * 4
+    labels = [0] + [1] * 4 + [0] * 4
+    assert find_label_noise(np.array([[0.15, 0.85], *others]), labels).wrong == 0
+    assert find_label_noise(np.array([[0.09, 0.91], *others]), labels).suspect.tolist() == [True] + [False] * 8
+
+
 def test_the_chapter_says_how_many_and_where_to_look_first(noisy: Manifest, features: np.ndarray) -> None:
     noise = judge_labels(noisy, features)
     chapter = label_noise_chapter(noisy, noise)
