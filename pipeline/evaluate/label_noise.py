@@ -164,12 +164,12 @@ def label_noise_chapter(manifest: Manifest, noise: LabelNoise) -> Chapter:
         name="label_noise",
         title="Label noise",
         finding=finding,
-        metrics={"labels/suspect": noise.wrong, "labels/suspect_share": noise.wrong / max(1, len(manifest))},
+        metrics={"data/suspect_labels": noise.wrong, "data/suspect_labels_share": noise.wrong / max(1, len(manifest))},
         document={
             "images": len(manifest), "suspect": noise.wrong, "not_judged": noise.unjudged,
             "suspect_by_split": {split: splits[split] for split in SPLITS},
         },
-        tables={"label_noise": {name: [row[name] for row in shown_rows] for name in columns}},
+        tables={"doubtful_labels": {name: [row[name] for row in shown_rows] for name in columns}},
         pictures={"label_noise.png": _picture(manifest, noise, finding)},
     )  # fmt: skip
 

@@ -127,13 +127,13 @@ def test_the_chapter_says_how_many_and_where_to_look_first(noisy: Manifest, feat
     assert chapter.finding.startswith("About 3 of 48 labels look wrong (")
     first = noisy.column("id")[noise.ranking[0]]
     assert f"the first to look at is {first}: " in chapter.finding
-    table = chapter.tables["label_noise"]
+    table = chapter.tables["doubtful_labels"]
     assert set(table) == {
         "id", "split", "label", "suggested", "probability_of_label", "probability_of_suggested", "suspect",
     }  # fmt: skip
     assert set(table["id"][:3]) == set(WRONG)
     assert table["suspect"][:4] == ["yes", "yes", "yes", "no"]
-    assert chapter.metrics["labels/suspect"] == 3
+    assert chapter.metrics["data/suspect_labels"] == 3
     assert sum(chapter.document["suspect_by_split"].values()) == 3
     json.dumps([chapter.document, dict(chapter.tables)], allow_nan=False)
     assert first in chapter.pictures["label_noise.png"].alt
