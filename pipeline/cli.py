@@ -111,11 +111,15 @@ def _summarise(result: RunResult) -> None:
     def show(path: Path) -> str:
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
-    pictures = [path if path.parent == result.path else path.with_name("*.png") for path in result.pictures]
-    rows = [("run", show(result.path)), ("pictures", "  ".join(map(show, dict.fromkeys(pictures))))]
+    folders = dict.fromkeys(show(path.with_name("*.png")) for path in result.pictures)
+    rows = [("run", show(result.path)), ("pictures", "  ".join(folders))]
+    if result.report:
+        rows.append(("report", show(result.report)))
     if result.export:
         rows += [("export", show(result.export)), ("predict", f"{_program()} predict {show(result.export)} IMAGE...")]
-    rows.append(("compare", f"make ui  (or: {_program()} ui), then open the address it prints"))
+    if result.report:
+        rows.append(("compare", f"{_program()} compare OTHER-RUN {result.run}"))
+    rows.append(("all runs", f"make ui  (or: {_program()} ui), then open the address it prints"))
     for name, text in rows:
         if text:
             click.echo(f"  {name:<10}{text}")

@@ -33,6 +33,7 @@ class RunResult:
         headline: The score in one line, None before evaluate has run.
         metrics: `test/top_1` and the others, empty before evaluate has run.
         pictures: PNG files of the run.
+        report: The page that shows all of it, None before evaluate has run.
         export: The SavedModel's folder, None before export has run.
     """
 
@@ -41,6 +42,7 @@ class RunResult:
     headline: str | None
     metrics: Mapping[str, float]
     pictures: tuple[Path, ...]
+    report: Path | None
     export: Path | None
 
 
@@ -155,5 +157,6 @@ def _result(run: RunDir) -> RunResult:
         headline=evaluation["headline"],
         metrics=evaluation["metrics"],
         pictures=(*sorted(run.path.glob("*.png")), *sorted(run.explanations.glob("*.png"))),
+        report=run.report if done else None,
         export=run.export if run.stage_state("export") == "done" else None,
     )

@@ -185,11 +185,11 @@ def test_a_file_that_is_gone_is_a_gray_tile(noisy: Manifest, features: np.ndarra
 def test_a_small_image_is_enlarged_in_whole_squares(tmp_path: Path) -> None:
     from PIL import Image
 
-    from pipeline.pictures.gallery import TILE, GalleryTile, gallery_figure
+    from pipeline.pictures.doubtful import TILE, DoubtfulTile, doubtful_figure
 
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
-    figure = gallery_figure([GalleryTile(str(tmp_path / "small.png"), "small", "a", "b", "")], "title", "note")
+    figure = doubtful_figure([DoubtfulTile(str(tmp_path / "small.png"), "small", "a", "b", "")], "title", "note")
     (image,) = figure.findobj(AxesImage)
     assert (np.asarray(image.get_array()) == pixels.repeat(TILE // 28, axis=0).repeat(TILE // 28, axis=1)).all()
     assert image.get_interpolation() == "nearest"
