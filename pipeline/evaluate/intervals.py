@@ -1,8 +1,8 @@
 """95 % intervals of scores of images that come in clusters of near-duplicates. NumPy and SciPy; no TensorFlow.
 
 Near-duplicates are not independent draws: where a network errs on one, it errs on its copies. Every interval here
-therefore counts **effective images**. By Kish (Survey Sampling, 1965), N images of which those of a
-cluster have the intra-cluster correlation rho are worth
+therefore counts **effective images**. By Kish (Survey Sampling, 1965), N images of which those of a cluster have the
+intra-cluster correlation rho are worth
 
     N / (1 + rho (w - 1)),    w = sum of squared cluster sizes / N, the size of the cluster of an average image
 
