@@ -55,6 +55,7 @@ bench: install  ## Measure what the README claims; takes some hours
 	@$(BIN)/python benchmarks/ingest.py
 	@$(BIN)/python benchmarks/fashion_mnist.py
 	@$(BIN)/python benchmarks/classic.py
+	@$(BIN)/python benchmarks/honesty.py $${DATA:+"$$DATA"}
 
 battery: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)

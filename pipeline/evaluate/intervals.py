@@ -11,7 +11,7 @@ Wilson's interval with that number for N is what Saha, Miller and Wang (Int. J. 
 
 The intervals say what other images *like these*, drawn at random, would give: class shares vary with the draw. Of
 test sets with class counts fixed beforehand they are a little too wide, the more so the more classes differ.
-`benchmarks/honesty.py --only coverage` measures how often they cover the truth.
+`benchmarks/interval_coverage.py` measures how often they cover the truth.
 """
 
 from __future__ import annotations
