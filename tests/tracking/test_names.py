@@ -161,7 +161,7 @@ def test_mlflow_has_every_metric_and_table_by_the_name_of_the_evaluation(whole: 
     assert all(name.removesuffix(end) in whole.metrics for name in whole.metrics for end in ("_low", "_high"))
     stored = {entry.path for entry in client.list_artifacts(run_id, "tables")}
     listed = {entry["path"] for entry in json.loads(run.data.tags["mlflow.loggedArtifacts"])}  # else shown as JSON
-    tables = {"per_class", "mistakes", "doubtful_labels", "learning_curve", "robust_scores"}
+    tables = {"per_class", "mistakes", "doubtful_labels", "learning_curve", "robustness_scores"}
     assert listed == stored >= {f"tables/{name}.json" for name in tables}
 
 
