@@ -24,7 +24,7 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 #: Seconds for one answer, and for a page to show what is waited for.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 _OPTIONS = [
     "--headless=new", "--remote-debugging-pipe", "--no-first-run", "--hide-scrollbars", "--disable-gpu",
