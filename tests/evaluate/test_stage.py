@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import MakePhotos
 
 from pipeline.config import build_config
 from pipeline.export.predict import Predictor
@@ -27,7 +27,7 @@ MODEL = {"backbone": "convnet", "image_size": 12, "head": {"hidden": []}}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, make_photos: MakePhotos) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[..., Path]) -> Path:
     """A folder of photographs and weights that stand for pretrained ones."""
     root = tmp_path_factory.mktemp("project")
     make_photos(root / "photos", count=20)
