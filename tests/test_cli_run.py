@@ -39,9 +39,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[...,
 def test_the_summary_says_where_everything_is(project: Path) -> None:
     printed = (project / "stdout.txt").read_text()
     assert "top-1" in printed
-    for path in ("runs/photos-1", "runs/photos-1/augment.png", "runs/photos-1/confusion_matrix.png"):
+    for path in ("runs/photos-1", "runs/photos-1/report.html", "runs/photos-1/export"):
         assert path in printed
         assert (project / path).exists()
+    assert "runs/photos-1/*.png  runs/photos-1/explain/*.png" in printed
+    assert "compare OTHER-RUN photos-1" in printed
     assert "make ui" in printed
 
 
@@ -60,7 +62,7 @@ def test_predict_prints_one_json_document(project: Path) -> None:
     rows = json.loads(done.stdout)
     assert len(rows) == 9
     for row in rows[:8]:
-        assert set(row) == {"path", "label", "probability", "probabilities", "error"}
+        assert set(row) == {"path", "label", "probability", "probabilities", "confident", "error"}
         assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert (rows[8]["label"], rows[8]["probability"]) == ("", None)
@@ -72,7 +74,7 @@ def test_predict_writes_a_table(project: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     rows = list(csv.DictReader((project / "answers.csv").read_text().splitlines()))
     assert len(rows) == 24
-    assert {"path", "label", "probability", "error", "p:blue", "p:green", "p:red"} == set(rows[0])
+    assert {"path", "label", "probability", "confident", "error", "p:blue", "p:green", "p:red"} == set(rows[0])
 
 
 def test_runs_lists_the_run(project: Path) -> None:
