@@ -6,6 +6,8 @@ batch over one image. Here a file's header is read first, and an image that fail
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from pipeline.config import Resize
@@ -79,17 +81,17 @@ def find_obstacle(contents: tf.Tensor) -> tf.Tensor:
         (begins(rb"RIFF\C{4}WEBPVP8\C{15,}"), lambda: _webp(start)),
         (begins(rb"BM\C{52,}"), lambda: _bmp(_words(start))),
     ]
-    look = lambda: other  # noqa: E731
-    for is_it, check in reversed(kinds):
-        look = _either(is_it, check, look)
     is_jpeg = tf.equal(tf.strings.substr(start, 0, 3), b"\xff\xd8\xff")
-    found = tf.cond(is_jpeg, lambda: _jpeg(contents), look)
+    found = _first_that_holds([(is_jpeg, lambda: _jpeg(contents)), *kinds], other)
     return tf.where(length > BYTE_LIMIT, f"over {BYTE_LIMIT:,} bytes; save the image smaller", found)
 
 
-def _either(condition: tf.Tensor, then: object, otherwise: object) -> object:
-    """Returns a function, so that a condition is only looked at where those before it do not hold."""
-    return lambda: tf.cond(condition, then, otherwise)
+def _first_that_holds(cases: Sequence[tuple[tf.Tensor, Callable[[], tf.Tensor]]], other: tf.Tensor) -> tf.Tensor:
+    """Returns what the first case says whose condition holds; the rest is not computed."""
+    if not cases:
+        return other
+    (condition, value), *rest = cases
+    return tf.cond(condition, value, lambda: _first_that_holds(rest, other))
 
 
 def _words(start: tf.Tensor) -> tf.Tensor:

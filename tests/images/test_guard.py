@@ -108,7 +108,9 @@ def test_all_kinds_pass_and_none_is_changed_by_bad_ones_among_them(decode: Decod
     good = [write() for write in KINDS.values()]
     pixels, errors = decode(good)
     assert errors == [""] * len(good)
-    mixed = [content for pair in zip(good, [content for content, _ in BAD.values()] * 9, strict=False) for content in pair]
+    mixed = [
+        content for pair in zip(good, [content for content, _ in BAD.values()] * 9, strict=False) for content in pair
+    ]
     beside, reasons = decode(mixed)
     np.testing.assert_array_equal(beside[::2], pixels)
     assert [bool(reason) for reason in reasons] == [False, True] * len(good)
