@@ -228,7 +228,7 @@ class Conductor:
         golden, recorded = self.config.export.golden, load_predictions(self.run)
         report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export)
         for line in lines(report):
-            self.progress.say(f"export verified in a clean process, {line}")
+            self.progress.say(f"export verified: {line}")
         self._log(self.run.export)
         self.tracker.log_metrics({"export/largest_difference": report["largest_difference"]})
         if self.config.export.logged_model:

@@ -43,11 +43,20 @@ def verify_in_clean_process(folder: Path) -> dict[str, Any]:
             f"the export could not be asked in a clean process (exit code {done.returncode}: {last[0][:200]}); "
             "nothing was published"
         ) from error
-    if not report["ok"]:
-        first, count = report["problems"][0], len(report["problems"]) + report["more_problems"]
-        others = f" (and {count - 1} more)" if count > 1 else ""
-        raise ExportError(
-            f"the export does not answer as the trained network did: {first['file']}: {first['problem']}{others}; "
-            "nothing was published"
-        )
+    require_equal(report)
     return report
+
+
+def require_equal(report: dict[str, Any]) -> None:
+    """Looks whether a report finds nothing wrong.
+
+    Raises:
+        ExportError: It does; the message has the first problem and counts the others.
+    """
+    if report["ok"]:
+        return
+    first, others = report["problems"][0], len(report["problems"]) - 1 + report["more_problems"]
+    raise ExportError(
+        f"the export does not answer as the trained network did: {first['file']}: {first['problem']}"
+        f"{f' (and {others} more)' if others else ''}; nothing was published"
+    )

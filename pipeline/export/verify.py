@@ -115,23 +115,34 @@ def check_answers(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Returns how many images were asked and the largest difference, and what is wrong with the answers."""
     import tensorflow as tf
 
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # ten bits of a GPU's short cut are too few
     golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     model = tf.saved_model.load(str(folder))
-    problems = _check_contract(folder, golden, model)
-    serve, largest = model.signatures["serving_default"], 0.0
-    expected = golden["answers"]
+    problems, largest = _check_contract(folder, golden, model), 0.0
+    short_cut = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # a GPU's, of ten bits: too few
+    try:
+        answers = _ask(model, folder, golden["answers"])
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(short_cut)
+    for row, answer in zip(golden["answers"], answers, strict=True):
+        problem, difference = compare(row, answer, golden["labels"], golden["threshold"])
+        largest = max(largest, difference)
+        if problem:
+            problems.append({"file": f"golden/{row['file']}", "problem": problem})
+    return {"images": len(answers), "largest_difference": largest}, problems
+
+
+def _ask(model: Any, folder: Path, expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the model's answer to each golden image."""
+    import tensorflow as tf
+
+    serve, answers = model.signatures["serving_default"], []
     for start in range(0, len(expected), BATCH_SIZE):
         batch = expected[start : start + BATCH_SIZE]
         contents = [(folder / "golden" / Path(row["file"]).name).read_bytes() for row in batch]
         found = {name: values.numpy() for name, values in serve(image_bytes=tf.constant(contents)).items()}
-        for place, row in enumerate(batch):
-            answer = {name: values[place] for name, values in found.items()}
-            problem, difference = compare(row, answer, golden["labels"], golden["threshold"])
-            largest = max(largest, difference)
-            if problem:
-                problems.append({"file": f"golden/{row['file']}", "problem": problem})
-    return {"images": len(expected), "largest_difference": largest}, problems
+        answers += [{name: values[place] for name, values in found.items()} for place in range(len(batch))]
+    return answers
 
 
 def _check_contract(folder: Path, golden: dict[str, Any], model: Any) -> list[dict[str, str]]:
@@ -169,7 +180,9 @@ def compare(
     if len(wanted) != len(probabilities):
         return f"{len(probabilities)} probabilities instead of {len(wanted)}", 1.0
     difference = max(abs(a - b) for a, b in zip(wanted, probabilities, strict=True))
-    if not difference <= TOLERANCE:  # NaN is not either
+    if difference != difference:
+        return "a probability is not a number", 1.0  # NaN is none in JSON either
+    if difference > TOLERANCE:
         return f"a probability is off by {difference:.3g}, more than {TOLERANCE:g}", difference
     if not 0 <= class_id < len(labels) or labels[class_id] != label:
         return f"class id {class_id} is not that of {label!r}", difference
@@ -184,8 +197,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     """Returns a report as text."""
     if report["ok"]:
         return [
-            f"ok: {report['images']} answers differ by at most {report['largest_difference']:.1g} "
-            f"({report['tolerance']:g} allowed), {report['files']} files are as they were exported"
+            f"{report['images']} answers are off by at most {report['largest_difference']:.1g} "
+            f"({report['tolerance']:g} is allowed), {report['files']} files are as they were exported"
         ]
     shown = [f"{found['file']}: {found['problem']}" for found in report["problems"]]
     return shown + ([f"and {report['more_problems']} more"] if report["more_problems"] else [])
