@@ -114,7 +114,8 @@ def render_report(report: Report) -> str:
     names = ["data.png", "history.png", *(name for chapter in report.chapters for name in chapter.pictures)]
     pictures: dict[str, Embedded] = embed({name: report.pictures[name] for name in names if name in report.pictures})
     bar = _bar(report.metrics, report.headline_metric)
-    cards = metric_cards(report.metrics)
+    told = {name for chapter in report.chapters for name in chapter.metrics}  # in their chapters
+    cards = [card for card in metric_cards(report.metrics) if card[0] not in told]
     return _template().render(
         report=report,
         bar=bar,
