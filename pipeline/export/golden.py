@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,16 @@ class Original:
         height, width = self.model.input_shape[1:3]
         return height, width
 
+    @cached_property
+    def _decode(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The decoder of evaluation, traced once."""
+        spec = InputSpec(self.image_size, self.model.input_shape[3], self.resize)
+        decode: Callable[[tf.Tensor], tf.Tensor] = tf.function(spec.decode, [tf.TensorSpec((), tf.string)])
+        return decode
+
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
         """Returns the answers to N encoded images, `(N, C)` float64, decoded as for evaluation."""
-        spec = InputSpec(self.image_size, self.model.input_shape[3], self.resize)
-        images = tf.data.Dataset.from_tensor_slices(list(contents)).map(spec.decode).batch(_BATCH_SIZE)
+        images = tf.data.Dataset.from_tensor_slices(list(contents)).map(self._decode).batch(_BATCH_SIZE)
         logits = np.concatenate([self.model.predict_on_batch(pixels) for pixels in images])
         return self.task.probabilities(logits, self.calibration)
 
@@ -184,8 +191,8 @@ def _probes(original: Original) -> Iterator[GoldenImage]:
         if not wanting:
             break
         tried = [PROBES[name].build(variant, original.image_size, original.resize) for name in wanting]
-        answers = original.probabilities([probe.contents for probe in tried])
-        mistaken = original.probabilities([probe.misread for probe in tried])
+        files = [probe.contents for probe in tried] + [probe.misread for probe in tried]
+        answers, mistaken = np.split(original.probabilities(files), 2)
         for name, probe, right, wrong in zip(wanting, tried, answers, mistaken, strict=True):
             moved = float(np.abs(right - wrong).max())
             if name not in best or moved > best[name][0]:

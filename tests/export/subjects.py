@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -44,8 +44,9 @@ def small_network(seed: int = 0, filters: int = 12) -> keras.Model:
     return network
 
 
-def original(resize: Resize = "stretch", model: keras.Model | None = None) -> Original:
-    return Original(model or small_network(), load_task("classification"), CLASSES, CALIBRATION, resize)
+@cache
+def original(resize: Resize = "stretch", seed: int = 0) -> Original:
+    return Original(small_network(seed), load_task("classification"), CLASSES, CALIBRATION, resize)
 
 
 def build_test_split(folder: Path, count: int = 8) -> Manifest:
@@ -78,7 +79,3 @@ def rounded(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model)
     copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in model.get_weights()])
     return copy
-
-
-def with_resize(of: Original, resize: Resize) -> Original:
-    return replace(of, resize=resize)

@@ -193,7 +193,7 @@ def test_without_a_mutation_nothing_is_found(resize: Any, golden_of: Goldens, tm
 
 
 def test_a_golden_set_of_an_earlier_model_is_found(copied: Path, test_split: Manifest) -> None:
-    earlier = original(model=small_network(seed=1))
+    earlier = original(seed=1)
     golden = build_golden(earlier, test_split, recorded(earlier, test_split), 8)
     shutil.rmtree(copied / "golden")
     write_golden(copied, golden, golden_document(earlier, golden, evaluated=True))
