@@ -6,8 +6,6 @@ batch over one image. Here a file's header is read first, and an image that fail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import tensorflow as tf
 
 from pipeline.config import Resize
@@ -26,6 +24,9 @@ UNDECODABLE = "cannot be decoded: damaged, or cut short"
 #: The longest header that is looked at: a BMP's.
 _HEADER = 54
 
+#: Kinds whose headers are looked at once more, one by one.
+_JPEG, _GIF = "JPEG", "GIF"
+
 
 def decode_apart(
     contents: tf.Tensor, image_size: tuple[int, int], channels: int, resize: Resize = "stretch"
@@ -38,14 +39,14 @@ def decode_apart(
     count = tf.shape(contents, tf.int64)[0]
     nothing = tf.zeros((*image_size, channels))
 
-    def decode(place: tf.Tensor, content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        obstacle = find_obstacle(content)
+    def decode(place: tf.Tensor, content: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        obstacle = _look_closer(content, found)
         pixels = tf.cond(
             tf.equal(obstacle, ""), lambda: decode_image(content, image_size, channels, resize), lambda: nothing
         )
         return place, obstacle, pixels
 
-    images = tf.data.Dataset.from_tensor_slices((tf.range(count), contents))
+    images = tf.data.Dataset.from_tensor_slices((tf.range(count), contents, find_obstacles(contents)))
     decoded = images.map(decode, num_parallel_calls=PARALLEL, deterministic=True).ignore_errors()
     # One more at the end: a batch of nothing cannot be taken out of a data set, and every image may be bad.
     last = tf.data.Dataset.from_tensors((count, tf.constant(""), nothing))
@@ -61,70 +62,70 @@ def decode_apart(
     return tf.ensure_shape(pixels[:-1], (None, *image_size, channels)), errors[:-1]
 
 
-def find_obstacle(contents: tf.Tensor) -> tf.Tensor:
-    """Returns why an encoded image must not be decoded, a scalar string; empty where its header gives no reason.
+def find_obstacles(contents: tf.Tensor) -> tf.Tensor:
+    """Returns why encoded images must not be decoded, `(B,)` strings, empty where a header gives no reason.
 
-    Raises TensorFlow's error where the header of a JPEG is damaged.
+    Of JPEG and GIF, whose sizes do not stand at one place, nothing is said but of which kind they are.
     """
+    lengths = tf.strings.length(contents)
+    # All at once, and zeros behind what is shorter: a dozen operations an image would take as long as a small picture.
     start = tf.strings.substr(contents, 0, _HEADER)
-    length = tf.strings.length(contents)
+    data = tf.cast(tf.io.decode_raw(start, tf.uint8, fixed_length=_HEADER), tf.float64)  # (B, _HEADER)
 
     def begins(pattern: bytes) -> tf.Tensor:
-        return tf.strings.regex_full_match(start, pattern)  # RE2 takes \C for any byte
+        return tf.strings.regex_full_match(start, pattern + rb"\C*")  # RE2 takes \C for any byte
 
-    other = tf.where(
-        tf.equal(length, 0), "the file is empty", "holds no JPEG, PNG, GIF, BMP or WebP image that can be recognised"
+    found = tf.where(
+        tf.equal(lengths, 0), "the file is empty", "holds no JPEG, PNG, GIF, BMP or WebP image that can be recognised"
     )
-    kinds = [
-        (begins(rb"\CPNG\r\n\x1a\n\C{16,}"), lambda: _png(_words(start))),
-        (begins(rb"GIF8[79]a\C{7,}"), lambda: _gif(contents, length)),
-        (begins(rb"RIFF\C{4}WEBPVP8\C{15,}"), lambda: _webp(start)),
-        (begins(rb"BM\C{52,}"), lambda: _bmp(_words(start))),
-    ]
-    is_jpeg = tf.equal(tf.strings.substr(start, 0, 3), b"\xff\xd8\xff")
-    found = _first_that_holds([(is_jpeg, lambda: _jpeg(contents)), *kinds], other)
-    return tf.where(length > BYTE_LIMIT, f"over {BYTE_LIMIT:,} bytes; save the image smaller", found)
+    for is_it, text in (
+        (begins(rb"BM"), _bmp(data)),
+        (begins(rb"RIFF\C{4}WEBPVP8"), _webp(data)),
+        (begins(rb"GIF8[79]a"), tf.constant(_GIF)),
+        (begins(rb"\CPNG\r\n\x1a\n"), _png(data)),
+        (tf.equal(tf.strings.substr(start, 0, 3), b"\xff\xd8\xff"), tf.constant(_JPEG)),
+        (lengths > BYTE_LIMIT, tf.constant(f"over {BYTE_LIMIT:,} bytes; save the image smaller")),
+    ):
+        found = tf.where(is_it, text, found)
+    return found
 
 
-def _first_that_holds(cases: Sequence[tuple[tf.Tensor, Callable[[], tf.Tensor]]], other: tf.Tensor) -> tf.Tensor:
-    """Returns what the first case says whose condition holds; the rest is not computed."""
-    if not cases:
-        return other
-    (condition, value), *rest = cases
-    return tf.cond(condition, value, lambda: _first_that_holds(rest, other))
-
-
-def _words(start: tf.Tensor) -> tf.Tensor:
-    """Returns the bytes of a header, `(_HEADER,)` float64, filled up with zeros."""
-    data = tf.io.decode_raw(start, tf.uint8)
-    return tf.cast(tf.pad(data, [[0, _HEADER - tf.size(data)]]), tf.float64)
+def _look_closer(content: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    """Returns what `find_obstacles` found of one image, once JPEG and GIF are looked into too."""
+    return tf.cond(
+        tf.equal(found, _JPEG),
+        lambda: _jpeg(content),
+        lambda: tf.cond(tf.equal(found, _GIF), lambda: _gif(content), lambda: found),
+    )
 
 
 def _number(data: tf.Tensor, at: int, size: int, *, big_endian: bool = False) -> tf.Tensor:
-    """Returns the number that `size` bytes of a header stand for; of a float, so that products cannot overflow."""
+    """Returns the numbers that `size` bytes of headers stand for; of floats, so that products cannot overflow."""
     powers = [256.0**place for place in range(size)]
-    return tf.reduce_sum(data[at : at + size] * tf.constant(powers[::-1] if big_endian else powers, tf.float64))
+    return tf.linalg.matvec(data[..., at : at + size], tf.constant(powers[::-1] if big_endian else powers, tf.float64))
 
 
 def _check_size(width: tf.Tensor, height: tf.Tensor, limit: int = PIXEL_LIMIT) -> tf.Tensor:
-    text = [tf.strings.as_string(tf.cast(side, tf.int64)) for side in (width, height)]
-    size = tf.strings.join([text[0], " x ", text[1]])
+    sides = [tf.strings.as_string(tf.cast(side, tf.int64)) for side in (width, height)]
+    size = tf.strings.join([sides[0], " x ", sides[1]])
     over = tf.strings.join([size, f" is over {limit:,} pixels; scale the image down"])
-    return tf.where(width * height > limit, over, tf.where(width * height < 1, tf.strings.join([size, " pixels"]), ""))
+    none = tf.strings.join([size, " pixels"])
+    return tf.where(width * height > limit, over, tf.where(width * height < 1, none, ""))
 
 
-def _jpeg(contents: tf.Tensor) -> tf.Tensor:
-    shape = tf.cast(tf.io.extract_jpeg_shape(contents), tf.float64)
+def _jpeg(content: tf.Tensor) -> tf.Tensor:
+    """Looks at a JPEG's frame header; raises TensorFlow's error where there is none."""
+    shape = tf.cast(tf.io.extract_jpeg_shape(content), tf.float64)
     return _check_size(shape[1], shape[0])
 
 
 def _png(data: tf.Tensor) -> tf.Tensor:
-    """Looks at a PNG's chunk IHDR (PNG specification, section 11.2.2)."""
+    """Looks at the chunk IHDR of PNGs (PNG specification, section 11.2.2)."""
     return _check_size(_number(data, 16, 4, big_endian=True), _number(data, 20, 4, big_endian=True))
 
 
 def _bmp(data: tf.Tensor) -> tf.Tensor:
-    """Looks at a BITMAPINFOHEADER. TensorFlow reads palettes and empty fourth channels as if they were colours."""
+    """Looks at BITMAPINFOHEADERs. TensorFlow reads palettes and empty fourth channels as if they were colours."""
     width, height = _number(data, 18, 4), _number(data, 22, 4)
     height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: stored from the top
     plain = (_number(data, 14, 4) >= 40) & tf.equal(_number(data, 28, 2), 24) & tf.equal(_number(data, 30, 4), 0)
@@ -132,23 +133,25 @@ def _bmp(data: tf.Tensor) -> tf.Tensor:
     return tf.where(plain, _check_size(width, height), other)
 
 
-def _webp(start: tf.Tensor) -> tf.Tensor:
-    """Looks at the first chunk of a WebP (RFC 9649, sections 2.5 to 2.7)."""
-    data, kind = _words(start), tf.strings.substr(start, 15, 1)
-    bits = _number(data, 21, 4)
+def _webp(data: tf.Tensor) -> tf.Tensor:
+    """Looks at the first chunk of WebPs (RFC 9649, sections 2.5 to 2.7)."""
+    bits, kind = _number(data, 21, 4), data[..., 15]
     lossless = (tf.math.floormod(bits, 2**14) + 1, tf.math.floormod(tf.floor(bits / 2**14), 2**14) + 1)
     canvas = (_number(data, 24, 3) + 1, _number(data, 27, 3) + 1)
     lossy = tuple(tf.math.floormod(_number(data, at, 2), 2**14) for at in (26, 28))
     width, height = (
-        tf.where(tf.equal(kind, "X"), canvas[side], tf.where(tf.equal(kind, "L"), lossless[side], lossy[side]))
+        tf.where(
+            tf.equal(kind, ord("X")), canvas[side], tf.where(tf.equal(kind, ord("L")), lossless[side], lossy[side])
+        )
         for side in (0, 1)
     )
     return _check_size(width, height, PIXEL_LIMIT // 2)  # libwebp keeps an animation's canvas several times
 
 
-def _gif(contents: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _gif(contents: tf.Tensor) -> tf.Tensor:
     """Looks at the blocks of a GIF: giflib decodes all its pictures, and half a one passes for whole."""
     too_large = f"GIF of over {GIF_BYTE_LIMIT:,} bytes; save its first picture alone"
+    length = tf.strings.length(contents)
     return tf.cond(length > GIF_BYTE_LIMIT, lambda: tf.constant(too_large), lambda: _gif_blocks(contents))
 
 
