@@ -57,11 +57,10 @@ def publish(
         origin: Where it comes from.
         test: The test split.
         recorded: The columns of `predictions.parquet`; None where the stage evaluate has not been run.
-        count: Test images in the golden set.
+        count: Test images in the golden set, at most; the report says how many there are (`test_images`).
         folder: Where to.
 
     Raises:
-        DataError: A test image is not what it was at ingest.
         ExportError: In a clean process the export does not answer as the trained network did. Nothing is published.
     """
     golden = build_golden(original, test, recorded, count)
@@ -74,7 +73,8 @@ def publish(
         _write_json(draft / verify.CONTRACT, contract)
         write_golden(draft, golden, golden_document(original, golden, evaluated=recorded is not None))
         write_sums(draft)
-        return clean.verify_in_clean_process(draft)
+        report = clean.verify_in_clean_process(draft)
+    return report | {"export": str(folder), "test_images": sum("id" in image.document for image in golden)}
 
 
 def contract_document(original: Original, origin: Origin) -> dict[str, Any]:
