@@ -199,5 +199,6 @@ def test_a_test_image_that_changed_or_is_gone_is_no_proof(split: Manifest) -> No
 def test_a_network_that_is_sure_of_everything_gets_variants(split: Manifest) -> None:
     """A hundred times the logits: most pictures are answered with a probability of 1, whatever is done to them."""
     of = replace(original(), calibration=replace(CALIBRATION, temperature=0.02))
-    probes = [image.document for image in golden.build_golden(of, split, None, 0) if "why" in image.document]
-    assert min(probe["a_mistake_moves_it_by"] for probe in probes) > 1e-3
+    probes = {image.file: image.document for image in golden.build_golden(of, split, None, 0)}
+    moved = [probes[f"probe-{name}{kind.suffix}"]["a_mistake_moves_it_by"] for name, kind in PROBES.items()]
+    assert min(moved) > 1e-3
