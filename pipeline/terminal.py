@@ -138,6 +138,7 @@ def quiet_tensorflow() -> Iterator[None]:
             import tensorflow as tf
 
             tf.config.list_logical_devices()
+            tf.get_logger().setLevel("ERROR")  # its warnings are advice to whoever writes graphs
         except BaseException:
             hidden.seek(0)
             os.write(shown, hidden.read())

@@ -57,10 +57,10 @@ def whole(
 def test_every_artefact_of_the_design_is_there(whole: tuple[RunResult, MemoryTracker]) -> None:
     found = {path.name for path in whole[0].path.iterdir() if not path.name.startswith(".")}
     assert found == {
-        "augment.json", "augment.png", "config.yaml", "confusion_matrix.png", "data.png", "duplicates.csv",
-        "environment.txt", "evaluation.json", "explain",
-        "export", "history.csv", "history.png", "ingest.json", "manifest.parquet", "model.json", "model.keras",
-        "predictions.parquet", "quarantine.csv", "run.json",
+        "augment.json", "augment.png", "calibration.json", "config.yaml", "confusion_matrix.png", "data.png",
+        "duplicates.csv", "environment.txt", "errors.png", "evaluation.json", "explain", "export", "history.csv",
+        "history.png", "ingest.json", "manifest.parquet", "model.json", "model.keras", "per_class.png",
+        "predictions.parquet", "quarantine.csv", "reliability.png", "report.html", "run.json",
     }  # fmt: skip
     assert all(RunDir(whole[0].path).stage_state(stage) == "done" for stage in STAGES)
 
@@ -173,7 +173,7 @@ def test_an_interrupted_run_is_killed_not_failed(run: Run, tmp_path: Path, monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.evaluate.stage.predict_logits", interrupt)
+    monkeypatch.setattr("pipeline.evaluate.stage.frozen_cut", interrupt)
     tracker = MemoryTracker()
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(Request(data=str(tmp_path / "photos"), settings=SMALL), tmp_path, tracker=tracker)

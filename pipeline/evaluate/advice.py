@@ -31,6 +31,7 @@ class Evidence:
         wrong_labels: How many labels look wrong, of all; None where that was not looked at.
         labels: How many labels there are.
         curve: The learning curve, None where there is none.
+        pretrained: Whether training began from pretrained weights.
         unfrozen: Whether layers of the backbone were trained.
         worst: The classes that are hit least, with their recall, the worst first.
     """
@@ -43,15 +44,19 @@ class Evidence:
     wrong_labels: int | None
     labels: int
     curve: LearningCurve | None
+    pretrained: bool
     unfrozen: bool
     worst: Sequence[tuple[str, float]]
 
 
 def advise(evidence: Evidence) -> Chapter:
     """Returns the chapter that says what to do next, the most worthwhile first."""
-    kinds = [kind for kind in (_labels, _data, _unfreeze, _test_images) if kind(evidence)]
+    kinds = [kind for kind in (_labels, _data, _unfreeze, _pretrained, _test_images) if kind(evidence)]
     sentences = [str(kind(evidence)) for kind in kinds] or [_good_enough(evidence)]
-    first = {_labels: "better labels", _data: "more data", _unfreeze: "unfreeze more", _test_images: "more test images"}
+    first = {
+        _labels: "better labels", _data: "more data", _unfreeze: "unfreeze more", _pretrained: "pretrained weights",
+        _test_images: "more test images",
+    }  # fmt: skip
     verdict = first[kinds[0]] if kinds else "good enough"
     return Chapter(
         name="next",
@@ -93,6 +98,15 @@ def _unfreeze(evidence: Evidence) -> str | None:
     return (
         f"More images of this kind bring a head on frozen features little ({100 * gain:+.1f} points by doubling) and "
         f"{1 - evidence.score:.1%} are still wrong; train layers of the backbone: --set train.fine_tune.epochs=10."
+    )
+
+
+def _pretrained(evidence: Evidence) -> str | None:
+    if evidence.pretrained or 1 - evidence.score < SMALL_ERROR:
+        return None
+    return (
+        f"{1 - evidence.score:.1%} are still wrong and training began from random weights; pretrained ones "
+        "(model.weights=imagenet) need far fewer images, and their features show what more images would bring."
     )
 
 

@@ -208,6 +208,7 @@ class _Stage:
             wrong_labels=self.wrong_labels,
             labels=len(of.manifest),
             curve=self.curve,
+            pretrained=of.pretrained is not None,
             unfrozen=of.training.fine_tune.epochs > 0,
             worst=self._worst_classes(),
         )

@@ -72,7 +72,7 @@ class Classification:
             headline_metric=f"test/{self.headline_metric}",
             labels=classes,
             document={"confusion_matrix": scores.confusion.tolist(), "majority_class": classes[train_counts.argmax()]},
-            predictions=_predictions(probabilities, images, classes, calibration.threshold),
+            predictions=_predictions(probabilities, images, classes),
             headline=_headline(scores),
             chapters=(
                 scores_chapter(scores, classes),
@@ -135,7 +135,7 @@ def _verdict(label: str, predicted: str) -> str:
 
 
 def _predictions(
-    probabilities: np.ndarray, images: Mapping[str, Sequence[str]], classes: Sequence[str], threshold: float
+    probabilities: np.ndarray, images: Mapping[str, Sequence[str]], classes: Sequence[str]
 ) -> dict[str, Sequence[object]]:
     predicted = probabilities.argmax(axis=1)
     return {
@@ -144,7 +144,6 @@ def _predictions(
         "label": images["label"],
         "predicted": [classes[number] for number in predicted],
         "probability": probabilities.max(axis=1),
-        "confident": probabilities.max(axis=1) >= threshold,
         **{f"p:{label}": probabilities[:, number] for number, label in enumerate(classes)},
     }
 

@@ -94,8 +94,10 @@ class MlflowTracker:
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
         with self._errors(f"record {name!r}"):
-            experiment_id = self._client.get_run(self._run_id).info.experiment_id
-            run_id = self._create_run(experiment_id, name, {MLFLOW_PARENT_RUN_ID: self._run_id})
+            parent = self._client.get_run(self._run_id)
+            # Data set, task and backbone, so that a search for them finds trials too; MLflow's own are of one run.
+            tags = {key: value for key, value in parent.data.tags.items() if not key.startswith("mlflow.")}
+            run_id = self._create_run(parent.info.experiment_id, name, tags | {MLFLOW_PARENT_RUN_ID: self._run_id})
             status: Status = "FAILED"
             try:
                 entries = [entry for step, row in enumerate(history, start=1) for entry in _entries(row, step)]

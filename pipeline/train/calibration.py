@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.tasks.base import Calibration
@@ -33,7 +35,7 @@ def fit_calibration(logits: np.ndarray, truth: np.ndarray, confident_accuracy: f
     if count < LEAST_IMAGES:
         note = f"{count} validation images are too few to fit a temperature (below {LEAST_IMAGES}); it stays 1"
         return Calibration(1.0, USUAL_THRESHOLD, count, note)
-    temperature = fit_temperature(logits, truth)
+    temperature = needed_temperature(logits, truth)
     probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
     confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     threshold = fit_threshold(confidence, hits, confident_accuracy)
@@ -47,13 +49,34 @@ def fit_calibration(logits: np.ndarray, truth: np.ndarray, confident_accuracy: f
     return Calibration(temperature, threshold, count, note)
 
 
+def needed_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Returns the best temperature, 1 where the images cannot tell it from 1: a likelihood-ratio test at 5 %.
+
+    What is fitted without need only adds noise to probabilities that are as good already.
+    """
+    from scipy.stats import chi2
+
+    temperature, loss = fit_temperature(logits, truth), softened_loss(logits, truth)
+    gain = 2 * len(truth) * (loss(1.0) - loss(temperature))
+    return temperature if gain > chi2.ppf(0.95, 1) else 1.0
+
+
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Returns what to divide logits by so that the likelihood of the truth is greatest (Guo et al. 2017, 1706.04599).
+    """Returns what to divide logits by so that the truth is likeliest (Guo et al. 2017, 1706.04599)."""
+    from scipy.optimize import minimize_scalar
+
+    loss = softened_loss(logits, truth)
+    bounds = np.log(TEMPERATURES)
+    found = minimize_scalar(lambda log: loss(np.exp(log)), bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def softened_loss(logits: np.ndarray, truth: np.ndarray) -> Callable[[float], float]:
+    """Returns the function from a temperature to the mean negative log likelihood.
 
     The truth is held to be right with probability (N + 1)/(N + 2) only (Platt 1999): without a mistake among the
     images the best temperature would be 0.
     """
-    from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
     count, num_classes = logits.shape
@@ -63,12 +86,7 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     others = (wide.sum(axis=1) - wide[np.arange(count), truth]) / max(1, num_classes - 1)
     wanted = (1 - spread) * wide[np.arange(count), truth] + spread * others
 
-    def loss(log_temperature: float) -> float:
-        temperature = np.exp(log_temperature)
-        return float((logsumexp(wide / temperature, axis=1) - wanted / temperature).mean())
-
-    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    return lambda temperature: float((logsumexp(wide / temperature, axis=1) - wanted / temperature).mean())
 
 
 def fit_threshold(confidence: np.ndarray, hits: np.ndarray, accuracy: float) -> float:

@@ -61,7 +61,7 @@ def test_the_gain_is_the_slope_over_doublings() -> None:
 
 CURVE = LearningCurve(np.array([50, 100]), np.array([0.8, 0.8]), np.array([0.8, 0.8]), np.array([0.8, 0.8]))
 RISING = replace(CURVE, accuracy=np.array([0.8, 0.85]))
-EVIDENCE = Evidence(0.9, 0.88, 0.92, 900, 4000, 0, 5800, CURVE, True, [("cat", 0.7), ("dog", 0.9)])
+EVIDENCE = Evidence(0.9, 0.88, 0.92, 900, 4000, 0, 5800, CURVE, True, True, [("cat", 0.7), ("dog", 0.9)])
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,8 @@ EVIDENCE = Evidence(0.9, 0.88, 0.92, 900, 4000, 0, 5800, CURVE, True, [("cat", 0
         ({"curve": RISING}, ["more data"]),
         ({"curve": RISING, "score": 0.99}, ["good enough"]),
         ({"unfrozen": False}, ["unfreeze more"]),
+        ({"wrong_labels": None, "curve": None, "pretrained": False}, ["pretrained weights"]),
+        ({"wrong_labels": None, "curve": None, "pretrained": False, "score": 0.99}, ["good enough"]),
         ({"unfrozen": False, "curve": RISING}, ["more data"]),
         ({"low": 0.8, "high": 0.95}, ["more test images"]),
         ({"wrong_labels": 200, "curve": RISING, "low": 0.8}, ["better labels", "more data", "more test images"]),

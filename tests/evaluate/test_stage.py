@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import MakePhotos
 
 from pipeline.config import build_config
+from pipeline.export.predict import Predictor
 from pipeline.models.network import build_network
 from pipeline.plan import Request
 from pipeline.run import RunResult, run_pipeline
 from pipeline.tasks.table import load_task
 from pipeline.tracking import MemoryTracker
+from pipeline.trained import load_calibration
+from pipeline.workdir import RunDir
 
 IMAGES, TEST = 60, 9
 Ran = tuple[RunResult, MemoryTracker]
@@ -24,7 +27,7 @@ MODEL = {"backbone": "convnet", "image_size": 12, "head": {"hidden": []}}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, make_photos: MakePhotos) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[..., Path]) -> Path:
     """A folder of photographs and weights that stand for pretrained ones."""
     root = tmp_path_factory.mktemp("project")
     make_photos(root / "photos", count=20)
@@ -87,20 +90,16 @@ def test_each_test_image_passes_once_and_then_never(project: Path, whole: Ran) -
 
 
 def test_predictions_are_calibrated_and_exported_alike(whole: Ran) -> None:
-    from pipeline.export.predict import Predictor
-
     result, _ = whole
     rows = pq.read_table(result.path / "predictions.parquet").to_pydict()
     assert result.export is not None
     answers = list(Predictor(result.export).predict([Path(path) for path in rows["path"]]))
     np.testing.assert_allclose([answer.probability for answer in answers], rows["probability"], atol=1e-4)
-    assert [answer.confident for answer in answers] == rows["confident"]
+    threshold = load_calibration(RunDir(result.path)).threshold
+    assert [answer.confident for answer in answers] == [one >= threshold for one in rows["probability"]]
 
 
 def test_the_calibration_reaches_the_export(project: Path, tmp_path: Path) -> None:
-    from pipeline.export.predict import Predictor
-    from pipeline.workdir import RunDir
-
     result, _ = run(project, "cold", "train.head.epochs=3")
     state = json.loads(RunDir(result.path).calibration.read_text())
     RunDir(result.path).calibration.write_text(json.dumps(state | {"temperature": 0.1, "threshold": 0.999}))
@@ -109,7 +108,8 @@ def test_the_calibration_reaches_the_export(project: Path, tmp_path: Path) -> No
     answers = list(Predictor(result.path / "export").predict([Path(path) for path in rows["path"]]))
     sharp = np.array([answer.probability for answer in answers])
     np.testing.assert_allclose(sharp, rows["probability"], atol=1e-4)
-    assert [answer.confident for answer in answers] == rows["confident"]
+    threshold = load_calibration(RunDir(result.path)).threshold
+    assert [answer.confident for answer in answers] == [one >= threshold for one in rows["probability"]]
     assert sharp.mean() > 0.4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import pipeline
 from pipeline.config import IngestConfig
 from pipeline.errors import DataError
 from pipeline.export.predict import Predictor
 from pipeline.ingest import IngestResult, ingest
+from pipeline.models.backbones import find_backbone
 from pipeline.plan import Request
 from pipeline.progress import Silent
 from pipeline.run import RunResult, run_pipeline
@@ -61,9 +64,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Path
 
 @pytest.fixture(scope="module")
 def whole(root: Path) -> RunResult:
+    weights = root / "convnet.weights.h5"  # some chapters look at what a pretrained network sees
+    find_backbone("convnet").build((12, 12)).save_weights(weights)
     settings = (
-        "model.backbone=convnet", "model.weights=none", "model.image_size=12", "model.head.hidden=[8]",
-        "train.head.epochs=1", "train.fine_tune.epochs=0", "evaluate.explain=1", "experiment='#1 \N{DOG FACE} it''s'",
+        "model.backbone=convnet", f"model.weights={weights}", "model.image_size=12", "model.head.hidden=[8]",
+        "train.head.epochs=1", "train.fine_tune.epochs=0", "evaluate.explain=1", "evaluate.robustness=true",
+        "experiment='#1 \N{DOG FACE} it''s'",
     )  # fmt: skip
     return run_pipeline(Request(data=str(root / "photos"), settings=settings), root, tracker=MlflowTracker(root))
 
@@ -125,6 +131,38 @@ def test_mlflow_has_every_file_of_the_run(whole: RunResult, root: Path) -> None:
     assert [entry.path for entry in client.list_artifacts(run_id, "explain")] == ["explain/1.png"]
     stored = pq.read_table(client.download_artifacts(run_id, "manifest.parquet"))
     assert set(stored.column("label").to_pylist()) == set(CLASSES)
+
+
+def written_chapters() -> dict[str, str]:
+    """Returns the name and title of every chapter that the package can write, as its source has them."""
+    calls = [
+        {keyword.arg: keyword.value.value for keyword in node.keywords if isinstance(keyword.value, ast.Constant)}
+        for path in Path(pipeline.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Chapter"
+    ]
+    return {str(call["name"]): str(call["title"]) for call in calls}
+
+
+@pytest.mark.parametrize("name", written_chapters())
+def test_every_chapter_is_among_what_mlflow_took(name: str, whole: RunResult) -> None:
+    """MLflow refuses a batch of metrics for one bad name, so a chapter of a finished run has none."""
+    assert f"<h2>{written_chapters()[name]}</h2>" in (whole.path / "report.html").read_text()
+
+
+def test_mlflow_has_every_metric_and_table_by_the_name_of_the_evaluation(whole: RunResult, root: Path) -> None:
+    from mlflow import MlflowClient
+
+    run_id = json.loads((whole.path / "run.json").read_text())["mlflow_run_id"]
+    client: Any = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    run = client.get_run(run_id)
+    assert whole.metrics.items() <= run.data.metrics.items()
+    assert {"test/top_1", "test/ece", "test/probe_baseline", "data/suspect_labels"} <= set(whole.metrics)
+    assert all(name.removesuffix(end) in whole.metrics for name in whole.metrics for end in ("_low", "_high"))
+    stored = {entry.path for entry in client.list_artifacts(run_id, "tables")}
+    listed = {entry["path"] for entry in json.loads(run.data.tags["mlflow.loggedArtifacts"])}  # else shown as JSON
+    tables = {"per_class", "mistakes", "doubtful_labels", "learning_curve", "robustness_scores"}
+    assert listed == stored >= {f"tables/{name}.json" for name in tables}
 
 
 def examined(folder: Path) -> IngestResult:

@@ -208,7 +208,9 @@ def test_finish_tells_status_and_reason(tracker: MlflowTracker, client: Any, sta
 
 
 def test_a_trial_is_a_finished_run_below_its_own(tracker: MlflowTracker, client: Any) -> None:
-    parent = client.get_run(started(tracker))
+    parent = client.get_run(started(tracker, tags={"task": "classification"}))
+    tracker.set_tags({"dataset": "f42d4743208c"})
+    tracker.set_description("Not of a trial.")
     tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
     tracker.log_trial("stamps-1 trial 2", {"learning_rate": 9.0}, {"validation/kept_loss": math.nan}, [])
     tracker.log_metrics({"train/loss": 0.5}, step=1)  # goes to the run itself again
@@ -219,6 +221,9 @@ def test_a_trial_is_a_finished_run_below_its_own(tracker: MlflowTracker, client:
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
     assert all(run.info.end_time is not None for run in runs)
     assert [run.data.params for run in runs] == [{"learning_rate": "0.1"}, {"learning_rate": "9.0"}]
+    for run in runs:
+        assert {"task": "classification", "dataset": "f42d4743208c"}.items() <= run.data.tags.items()
+        assert "mlflow.note.content" not in run.data.tags
     history = client.get_metric_history(runs[0].info.run_id, "validation/loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.5), (2, 1.25)]
     assert runs[0].data.metrics["validation/kept_loss"] == 1.25

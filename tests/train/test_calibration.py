@@ -46,6 +46,12 @@ def test_a_set_without_a_mistake_does_not_make_the_model_certain() -> None:
     assert mistaken == pytest.approx(1 / 202, rel=0.05)
 
 
+def test_a_temperature_that_is_not_needed_is_1() -> None:
+    alone = [fit_calibration(*overconfident(500, 1.0, seed), 0.9).temperature for seed in range(40)]
+    assert alone.count(1.0) >= 34  # 5 % are found by luck
+    assert fit_calibration(*overconfident(500, 1.5), 0.9).temperature > 1.2
+
+
 def test_few_images_change_nothing() -> None:
     logits, truth = overconfident(LEAST_IMAGES - 1, 3.0)
     found = fit_calibration(logits, truth, 0.95)
