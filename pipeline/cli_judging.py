@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli_group import PATH
-from pipeline.errors import TrackingError, shown
+from pipeline.errors import CheckError, ExportError, TrackingError, shown
 
 
 @click.command()
@@ -54,10 +54,43 @@ def compare(run_a: str, run_b: str, intersection: bool, output: Path | None, as_
     click.echo(f"picture: {shown(str(output))}")
 
 
+@click.command()
+@click.argument("export_dir", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify(export_dir: Path, as_json: bool) -> None:
+    """Ask an exported model its golden images again, and check that no file has changed.
+
+    Exit code 3 when an answer differs from the one that was recorded by more than 0.0001 in any probability, or a file
+    is damaged. Where this program is not installed, golden/verify.py inside the export does the same.
+
+    \b
+    pipeline verify runs/default-1/export
+    python runs/default-1/export/golden/verify.py
+    """
+    from pipeline.export.verify import NotAnExport, lines, require_export
+    from pipeline.export.verify import verify as check
+    from pipeline.terminal import Interrupts, quiet_tensorflow
+
+    try:
+        require_export(export_dir)  # before TensorFlow is loaded
+    except NotAnExport as error:
+        raise ExportError(str(error)) from error
+    with Interrupts(), quiet_tensorflow():
+        report = check(export_dir)
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        for line in lines(report):
+            click.echo(shown(line))
+    if not report["ok"]:
+        count = len(report["problems"]) + report["more_problems"]
+        raise CheckError(f"{export_dir} is not what was exported: {count} problem{'s' if count > 1 else ''}")
+
+
 def _picture_name(*names: str) -> Path:
     """Returns the file, in the current folder, of a picture of some runs; no longer than a file name can be."""
     cut = [os.fsencode(name)[:100].decode("utf-8", "ignore") for name in names]
     return Path("-".join(["compare", *cut]) + ".png")
 
 
-JUDGING = (compare,)
+JUDGING = (compare, verify)

@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 from pipeline.run_report import save_run_report
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
-from pipeline.trained import load_calibration, load_trained, load_trained_network
+from pipeline.trained import load_calibration, load_predictions, load_trained, load_trained_network
 from pipeline.workdir import RunDir
 
 if TYPE_CHECKING:
@@ -213,19 +213,32 @@ class Conductor:
             self.tracker.log_table(name, table)
 
     def export(self) -> None:
-        """Model, labels -> SavedModel."""
-        from pipeline.export.savedmodel import export_savedmodel
+        """Model, calibration, labels, recorded answers -> SavedModel, verified in a process of its own."""
+        from pipeline.export.golden import Original
+        from pipeline.export.stage import Origin, publish
+        from pipeline.export.verify import lines
 
         self.tracker.log_params({"export": self.config.export.model_dump(mode="json")})
-        manifest = load_manifest(self.run.manifest)
-        resize = self.config.model.resize
-        export_savedmodel(
-            load_trained(self.run), self._task(), manifest.classes, self.run.export, resize=resize,
-            calibration=load_calibration(self.run),
-        )  # fmt: skip
+        manifest, model = load_manifest(self.run.manifest), self.config.model
+        original = Original(
+            load_trained(self.run), self._task(), manifest.classes, load_calibration(self.run), model.resize
+        )
+        run_id = self.run.load_state().get("mlflow_run_id")
+        origin = Origin(self.run.name, run_id, manifest.digest, model.backbone)
+        golden, recorded = self.config.export.golden, load_predictions(self.run)
+        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export)
+        for line in lines(report):
+            self.progress.say(f"export verified: {line}")
+        missing = min(golden, len(manifest.split("test"))) - report["test_images"]
+        if missing:
+            self.progress.say(f"{missing} of the golden test images are left out: too large, gone, or not as at ingest")
         self._log(self.run.export)
+        self.tracker.log_metrics({"export/largest_difference": report["largest_difference"]})
         if self.config.export.logged_model:
-            example = Path(manifest.split("test").column("path")[0]).read_bytes()
+            # One that is in the export anyway: test images may be private.
+            example = next(
+                path for kind in ("test-01.*", "probe-coloured.*") for path in (self.run.export / "golden").glob(kind)
+            ).read_bytes()
             self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
 
     def _explain(

@@ -263,6 +263,12 @@ class EvaluateConfig(Section):
 class ExportConfig(Section):
     """Section `export`: what leaves the project."""
 
+    golden: int = Field(
+        32,
+        ge=0,
+        le=1000,
+        description="test images copied into the export as its proof; 0: none, should they be private",
+    )
     logged_model: bool = Field(True, description="also put the export into MLflow as a LoggedModel")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -147,6 +147,26 @@ def load_calibration(run: RunDir) -> Calibration:
         return Calibration(**read_json(run.calibration))
     except (OSError, ValueError, TypeError) as error:
         raise unloadable(run, error) from error
+
+
+def load_predictions(run: RunDir) -> dict[str, list[Any]] | None:
+    """Returns the columns of `predictions.parquet`; None where the stage evaluate is not done.
+
+    Raises:
+        DataError: It is done, and the file is gone or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if run.stage_state("evaluate") != "done":
+        return None
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(run.predictions).to_pydict()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{run.predictions} cannot be read ({one_line(error)}); run the stage evaluate again"
+        ) from error
+    return columns
 
 
 def unloadable(run: RunDir, error: Exception) -> ModelError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.export import clean, verify
 
 MakePhotos = Callable[..., Path]
 
@@ -42,3 +45,27 @@ def make_photos() -> MakePhotos:
 def photo_folder(tmp_path: Path, make_photos: MakePhotos) -> Path:
     """Returns a folder of three classes with eight images each."""
     return make_photos(tmp_path / "photos")
+
+
+#: What the session's tests do without: TensorFlow, loaded once more, takes seven seconds.
+verify_in_clean_process = clean.verify_in_clean_process
+
+
+def _verify_here(folder: Path) -> dict[str, Any]:
+    report = verify.verify(folder)
+    clean.require_equal(report)
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_verified_here() -> Iterator[None]:
+    """Lets the stage export verify its result in the test's own process; `clean_process` undoes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clean, "verify_in_clean_process", _verify_here)
+        yield
+
+
+@pytest.fixture
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the stage export start its clean process, as it does for a user."""
+    monkeypatch.setattr(clean, "verify_in_clean_process", verify_in_clean_process)

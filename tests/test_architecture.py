@@ -28,6 +28,7 @@ LAYERS = [
     {"images.headers"},
     {"images.pixels"},
     {"images.graph"},
+    {"images.guard"},
     {"ingest", "augment", "models"},
     {"pictures", "train"},
     {"evaluate", "export"},

@@ -65,6 +65,7 @@ class Predictor:
         try:
             self._model = tf.saved_model.load(str(export_dir))
             self._signature = self._model.signatures["serving_default"]
+            self._signature.structured_outputs["error"]  # what an older version exported has none
             self.labels = tuple((export_dir / "labels.txt").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -78,38 +79,32 @@ class Predictor:
             yield from found
 
     def answer(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Returns the signature's outputs for B encoded images; raises TensorFlow's error if one of them is bad."""
+        """Returns the signature's outputs for B encoded images; `error` says of each what is wrong with it."""
         import tensorflow as tf
 
-        answer = self._signature(**{BYTES: tf.constant(list(contents))})
+        answer = self._signature(**{BYTES: tf.constant(list(contents), tf.string, shape=(len(contents),))})
         return {name: values.numpy() for name, values in answer.items()}
 
     def _predict_batch(self, paths: Sequence[Path]) -> list[Prediction]:
-        import tensorflow as tf
-
-        contents: list[bytes | str] = [_read(path) for path in paths]
-        readable = {place: content for place, content in enumerate(contents) if isinstance(content, bytes)}
-        rows: dict[int, tuple[np.ndarray, bool]] = {}
-        try:
-            if readable:
-                answer = self.answer(list(readable.values()))
-                rows = dict(zip(readable, zip(answer["probabilities"], answer["confident"], strict=True), strict=True))
-        except tf.errors.OpError as error:
-            if len(paths) > 1:  # find out which
-                return [self._predict_batch([path])[0] for path in paths]
-            contents = [f"cannot be decoded: {_first_line(error)}"]
+        contents = [_read(path) for path in paths]
+        readable = [content for content in contents if isinstance(content, bytes)]
+        answer = self.answer(readable)
+        rows = zip(answer["probabilities"], answer["confident"], answer["error"], strict=True)
         return [
-            self._prediction(path, content, rows.get(place))
-            for place, (path, content) in enumerate(zip(paths, contents, strict=True))
+            self._prediction(path, *next(rows)) if isinstance(content, bytes) else _refused(path, content)
+            for path, content in zip(paths, contents, strict=True)
         ]
 
-    def _prediction(self, path: Path, content: bytes | str, found: tuple[np.ndarray, bool] | None) -> Prediction:
-        if found is None:
-            return Prediction(_text(path), "", None, {}, error=str(content))
-        row, confident = found
+    def _prediction(self, path: Path, row: np.ndarray, confident: bool, error: bytes) -> Prediction:
+        if error:
+            return _refused(path, error.decode())
         best = int(row.argmax())
         probabilities = dict(zip(self.labels, map(float, row), strict=True))
         return Prediction(_text(path), self.labels[best], float(row[best]), probabilities, bool(confident))
+
+
+def _refused(path: Path, reason: str) -> Prediction:
+    return Prediction(_text(path), "", None, {}, error=reason)
 
 
 def collect_images(paths: Sequence[Path]) -> list[Path]:
@@ -194,11 +189,6 @@ def _read(path: Path) -> bytes | str:
     except DataError as error:
         return str(error)
     return encode_png(picture.pixels) if picture.transcode else contents
-
-
-def _first_line(error: Exception) -> str:
-    text: Any = getattr(error, "message", None) or str(error)
-    return " ".join(str(text).splitlines()[0].split())[:160]
 
 
 def _text(path: Path) -> str:

@@ -25,13 +25,16 @@ class ImageClassifier:
         self._serve = saved_model.signatures["serving_default"]
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Returns a row an image: `label`, `class_id`, its `probability`, `probabilities` of all classes, `confident`.
+        """Returns a row an image: `label`, `class_id`, `probability`, `probabilities`, `confident`, `error`.
+
+        `probability` is the label's, `probabilities` are those of all classes. `error` is empty, or says what is wrong
+        with an image; its label is empty then, its class id -1, its probabilities are 0.
 
         Args:
             model_input: Its column `image` holds one encoded image per row, as bytes or as a base64 string.
             params: Part of MLflow's interface; this model has none.
         """
-        images = [base64.b64decode(image) if isinstance(image, str) else image for image in model_input["image"]]
+        images = [_bytes_of(image) for image in model_input["image"]]
         # At least one batch, so that an empty table comes back with its columns.
         starts = range(0, max(len(images), 1), BATCH_SIZE)
         answers = pd.concat([self._predict_batch(images[start : start + BATCH_SIZE]) for start in starts])
@@ -43,16 +46,26 @@ class ImageClassifier:
 
         outputs = self._serve(image_bytes=tf.constant(images, tf.string, shape=(len(images),)))
         probabilities = outputs["probabilities"].numpy().astype(np.float64)  # (B, C) in [0, 1]
-        class_ids = outputs["class_id"].numpy()  # (B,)
         return pd.DataFrame(
             {
                 "label": [label.decode() for label in outputs["label"].numpy()],
-                "class_id": class_ids,
-                "probability": probabilities[np.arange(len(images)), class_ids],
+                "class_id": outputs["class_id"].numpy(),
+                "probability": probabilities.max(axis=1),
                 "probabilities": probabilities.tolist(),
                 "confident": outputs["confident"].numpy(),
+                "error": [error.decode() for error in outputs["error"].numpy()],
             }
         )
+
+
+def _bytes_of(image: Any) -> bytes:
+    """Returns an encoded image, given as it is or in base64; of what is neither something that is no image."""
+    if isinstance(image, str):
+        try:
+            return base64.b64decode(image)
+        except ValueError:
+            return b"not base64"
+    return bytes(image) if isinstance(image, bytes | bytearray | memoryview) else b""
 
 
 def _load_pyfunc(data_path: str) -> ImageClassifier:

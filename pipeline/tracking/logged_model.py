@@ -49,6 +49,7 @@ def _signature() -> Any:
                 ColSpec(DataType.double, "probability"),
                 ColSpec(Array(DataType.double), "probabilities"),
                 ColSpec(DataType.boolean, "confident"),
+                ColSpec(DataType.string, "error"),
             ]
         ),
     )

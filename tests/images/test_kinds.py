@@ -13,7 +13,8 @@ from kinds import KINDS, by_hand
 from PIL import Image
 
 from pipeline.config import Resize
-from pipeline.images.graph import decode_batch, decode_image
+from pipeline.images.graph import decode_image
+from pipeline.images.guard import decode_apart
 from pipeline.images.headers import GRAPH_READS
 from pipeline.images.pixels import read_picture
 
@@ -31,7 +32,7 @@ def exported(resize: Resize, tmp_path_factory: pytest.TempPathFactory) -> Callab
     """Returns the decoder as it is served: saved and loaded."""
     module = tf.Module()
     module.decode = tf.function(
-        lambda contents: decode_batch(contents, SIZE, 3, resize), [tf.TensorSpec((None,), tf.string)]
+        lambda contents: decode_apart(contents, SIZE, 3, resize)[0], [tf.TensorSpec((None,), tf.string)]
     )
     folder = str(tmp_path_factory.mktemp(resize))
     tf.saved_model.save(module, folder)

@@ -56,6 +56,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "class_id": tf.cast(class_id, tf.int64),
                 "probabilities": tf.nn.softmax(2.0 * tf.one_hot(class_id, len(LABELS))),
                 "confident": class_id > 0,
+                "error": tf.where(class_id > 0, "", "short"),
             }
 
     path = tmp_path_factory.mktemp("saved") / "export"
@@ -355,6 +356,7 @@ def test_logged_model_predicts_like_the_saved_model(
     assert answers["probability"].tolist() == probabilities.max(axis=1).tolist()
     assert answers["probabilities"].tolist() == probabilities.tolist()
     assert answers["confident"].tolist() == expected["confident"].numpy().tolist()
+    assert answers["error"].tolist() == [error.decode() for error in expected["error"].numpy()]
 
 
 def test_loader_takes_base64_and_no_rows(saved_model: Path) -> None:
@@ -363,7 +365,7 @@ def test_loader_takes_base64_and_no_rows(saved_model: Path) -> None:
     from pipeline.export.pyfunc_loader import _load_pyfunc
 
     classifier = _load_pyfunc(str(saved_model))
-    columns = ["label", "class_id", "probability", "probabilities", "confident"]
+    columns = ["label", "class_id", "probability", "probabilities", "confident", "error"]
     assert classifier.predict(pd.DataFrame({"image": ["eHh4eA==", b"xxxx"]}))["label"].tolist() == ["dog", "dog"]
     assert classifier.predict(pd.DataFrame({"image": []})).columns.tolist() == columns
 
