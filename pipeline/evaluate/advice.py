@@ -84,6 +84,8 @@ def _data(evidence: Evidence) -> str | None:
     gain = _gain(evidence)
     if gain is None or gain < WORTHWHILE_GAIN or 1 - evidence.score < SMALL_ERROR:
         return None
+    if evidence.curve and not evidence.curve.whole:  # where it ends it may rise, at all images less so
+        return None
     rarest = ", ".join(f"{label!r} ({recall:.2f})" for label, recall in evidence.worst[:3])
     return (
         f"The learning curve still rises: twice the {evidence.train_images:,} training images would bring about "
@@ -93,10 +95,11 @@ def _data(evidence: Evidence) -> str | None:
 
 def _unfreeze(evidence: Evidence) -> str | None:
     gain = _gain(evidence)
-    if evidence.unfrozen or gain is None or gain >= WORTHWHILE_GAIN or 1 - evidence.score < SMALL_ERROR:
+    if evidence.unfrozen or gain is None or _data(evidence) or 1 - evidence.score < SMALL_ERROR:
         return None
+    images = evidence.curve.images[-1] if evidence.curve else 0
     return (
-        f"More images of this kind bring a head on frozen features little ({100 * gain:+.1f} points by doubling) and "
+        f"More images bring a head on frozen features little ({100 * gain:+.1f} points by doubling {images:,}) and "
         f"{1 - evidence.score:.1%} are still wrong; train layers of the backbone: --set train.fine_tune.epochs=10."
     )
 

@@ -13,10 +13,12 @@ from pipeline.progress import Progress
 from pipeline.tasks.base import Chapter, Picture
 
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-REPEATS = 3
 
-#: Training images that take part, at most: beyond, the curve is flat and the probe slow.
-MOST_IMAGES = 10_000
+#: Draws of each part; a part of many images hardly depends on which they are.
+REPEATS, MANY = 3, 2_000
+
+#: Training images that take part, at most: the probe takes a second for some thousand.
+MOST_IMAGES = 6_000
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,19 @@ class LearningCurve:
         images: Of train, `(S,)`, rising.
         accuracy: `(S,)`, the mean over repeats that draw other images.
         low, high: `(S,)`, the least and the greatest of them.
+        of: How many training images there are; the curve may end before.
     """
 
     images: np.ndarray
     accuracy: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    of: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the curve goes on to all training images."""
+        return bool(self.images[-1] == self.of)
 
     @property
     def gain_by_doubling(self) -> float:
@@ -59,22 +68,23 @@ def learning_curve(
         seed: Of the draw.
         progress: Where to show how far it is.
     """
-    ranks = [_ranks(train_ids, np.random.default_rng([seed, repeat])) for repeat in range(REPEATS)]
+    repeats = 1 if len(train_ids) > MANY else REPEATS
+    ranks = [_ranks(train_ids, np.random.default_rng([seed, repeat])) for repeat in range(repeats)]
     most = min(1.0, MOST_IMAGES / len(train_ids))
     images, scores = [], []
-    with progress.bar("learning curve", len(SHARES) * REPEATS) as bar:
+    with progress.bar("learning curve", len(SHARES)) as bar:
         for share in SHARES:
             found, counts = [], []
-            for rank in ranks[: 1 if share * most == 1.0 else REPEATS]:  # all images can be drawn in one way only
+            for rank in ranks[: 1 if share * most == 1.0 else repeats]:  # all images can be drawn in one way only
                 chosen = rank < share * most
                 probe = fit_probe(train[chosen], train_ids[chosen], num_classes)
                 found.append(float((probe.probabilities(test).argmax(axis=1) == test_ids).mean()))
                 counts.append(int(chosen.sum()))
-            bar.advance(REPEATS)
+            bar.advance()
             images.append(counts[0])
             scores.append(found)
     means, lows, highs = (np.array([of(one) for one in scores]) for of in (np.mean, min, max))
-    return LearningCurve(np.array(images), means, lows, highs)
+    return LearningCurve(np.array(images), means, lows, highs, len(train_ids))
 
 
 def learning_curve_chapter(curve: LearningCurve, neighbour: float, score: float) -> Chapter:
@@ -87,6 +97,8 @@ def learning_curve_chapter(curve: LearningCurve, neighbour: float, score: float)
     """
     probe, gain = float(curve.accuracy[-1]), 100 * curve.gain_by_doubling
     title = f"Twice the training images would bring about {gain:+.1f} points"
+    if not curve.whole:
+        title = f"At {curve.images[-1]:,} of the {curve.of:,} training images, twice as many bring {gain:+.1f} points"
     finding = (
         f"{title}, by the slope of the curve. On frozen features the label of the most similar training image is "
         f"right for {neighbour:.3f} of the test images and a linear probe for {probe:.3f}; the trained network for "

@@ -19,9 +19,9 @@ C = 5.0
 #: the less each row moves a weight. The ranking has settled long before the last digits of the weights have.
 STEPS, SLOPE = 100, 1e-3
 
-#: A fit sees no more images than these, drawn by the seed: more do not move a linear map of some thousand numbers by
-#: much, and 20,000 rows of 1,280 features are 100 MB that each step walks through twice.
-MOST = 20_000
+#: A fit sees no more images than these, drawn by the seed: the evaluation of a large data set has six of them and a
+#: learning curve to make in a minute.
+MOST = 6_000
 
 #: Of each class so many are kept in any draw, so that rare ones do not vanish.
 KEPT = 20

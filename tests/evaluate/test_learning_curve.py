@@ -56,10 +56,10 @@ def test_parts_are_nested_and_have_every_class(monkeypatch: pytest.MonkeyPatch) 
 def test_the_gain_is_the_slope_over_doublings() -> None:
     images = np.array([10, 20, 40, 80, 160])
     accuracy = 0.5 + 0.05 * np.log2(images / 10)
-    assert LearningCurve(images, accuracy, accuracy, accuracy).gain_by_doubling == pytest.approx(0.05)
+    assert LearningCurve(images, accuracy, accuracy, accuracy, 160).gain_by_doubling == pytest.approx(0.05)
 
 
-CURVE = LearningCurve(np.array([50, 100]), np.array([0.8, 0.8]), np.array([0.8, 0.8]), np.array([0.8, 0.8]))
+CURVE = LearningCurve(np.array([50, 100]), np.array([0.8, 0.8]), np.array([0.8, 0.8]), np.array([0.8, 0.8]), 100)
 RISING = replace(CURVE, accuracy=np.array([0.8, 0.85]))
 EVIDENCE = Evidence(0.9, 0.88, 0.92, 900, 4000, 0, 5800, CURVE, True, True, [("cat", 0.7), ("dog", 0.9)])
 
@@ -77,6 +77,8 @@ EVIDENCE = Evidence(0.9, 0.88, 0.92, 900, 4000, 0, 5800, CURVE, True, True, [("c
         ({"wrong_labels": None, "curve": None, "pretrained": False}, ["pretrained weights"]),
         ({"wrong_labels": None, "curve": None, "pretrained": False, "score": 0.99}, ["good enough"]),
         ({"unfrozen": False, "curve": RISING}, ["more data"]),
+        ({"unfrozen": False, "curve": replace(RISING, of=900)}, ["unfreeze more"]),
+        ({"curve": replace(RISING, of=900)}, ["good enough"]),
         ({"low": 0.8, "high": 0.95}, ["more test images"]),
         ({"wrong_labels": 200, "curve": RISING, "low": 0.8}, ["better labels", "more data", "more test images"]),
     ],
@@ -102,4 +104,16 @@ def test_the_chapter_holds_the_baselines() -> None:
     assert chapter.metrics == {
         "test/neighbour_baseline": 0.7, "test/probe_baseline": 0.85, "test/gain_by_doubling": pytest.approx(0.05)
     }  # fmt: skip
-    assert "+5.0 points" in chapter.finding
+    assert chapter.finding.startswith("Twice the training images would bring about +5.0 points")
+    part = learning_curve_chapter(replace(RISING, of=900), 0.7, 0.9)
+    assert part.finding.startswith("At 100 of the 900 training images, twice as many bring +5.0 points")
+
+
+def test_of_many_images_a_part_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (train, ids), (test, test_ids) = gaussians(400, 0), gaussians(100, 1)
+    monkeypatch.setattr(module, "MANY", 399)
+    monkeypatch.setattr(module, "MOST_IMAGES", 200)
+    curve = learning_curve(train, ids, test, test_ids, 4, 0, Silent())
+    assert curve.images.tolist() == [round(share * 200) for share in SHARES]
+    assert not curve.whole
+    np.testing.assert_array_equal(curve.low, curve.high)
