@@ -51,14 +51,14 @@ def test_a_whole_run_ends_in_a_verified_export(tmp_path: Path, make_photos: Call
     assert (report["ok"], report["images"]) == (True, 9 + 10 + 4)  # three test images a class, probes, bad ones
     assert tracker.metrics["export/largest_difference"][0][1] < 1e-5
     golden = json.loads((result.export / "golden" / "golden.json").read_text())
+    contract = json.loads((result.export / "contract.json").read_text())
     table = {row["id"]: row for row in pq.read_table(result.path / "predictions.parquet").to_pylist()}
     images = [answer for answer in golden["answers"] if "id" in answer]
     assert {image["id"] for image in images} == set(table)
     for image in images:
         row = table[image["id"]]
         assert image["probabilities"] == [row[f"p:{label}"] for label in golden["labels"]]
-        assert (image["label"], image["confident"]) == (row["predicted"], row["confident"])
-    contract = json.loads((result.export / "contract.json").read_text())
+        assert (image["label"], image["confident"]) == (row["predicted"], row["probability"] >= contract["threshold"])
     assert (contract["run"], contract["backbone"]) == (result.run, "convnet")
     assert contract["dataset"] == json.loads((result.path / "ingest.json").read_text())["digest"]
     assert Predictor(result.export).labels == ("blue", "green", "red")
