@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,9 @@ class Group(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             ctx.fail(f"no {'stage' if self.chain else 'command'} {name!r}: {nearest(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
+
+
+def picture_name(command: str, *names: str) -> Path:
+    """Returns the file, in the current folder, of a picture of things with these names; no longer than one can be."""
+    cut = [os.fsencode(name)[:100].decode("utf-8", "ignore") for name in names]
+    return Path("-".join([command, *cut]) + ".png")

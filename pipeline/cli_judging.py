@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 
-from pipeline.cli_group import PATH
+from pipeline.cli_group import PATH, picture_name
 from pipeline.errors import CheckError, ExportError, TrackingError, shown
 
 
@@ -39,7 +38,7 @@ def compare(run_a: str, run_b: str, intersection: bool, output: Path | None, as_
     with Interrupts():
         found = compare_runs(Path.cwd() / "runs", run_a, run_b, intersection=intersection)
         if not (output or as_json):
-            output = _picture_name(found.a.run.name, found.b.run.name)
+            output = picture_name("compare", found.a.run.name, found.b.run.name)
         if output:
             found.save_picture(output)
         document = found.document(output)
@@ -85,12 +84,6 @@ def verify(export_dir: Path, as_json: bool) -> None:
     if not report["ok"]:
         count = len(report["problems"]) + report["more_problems"]
         raise CheckError(f"{export_dir} is not what was exported: {count} problem{'s' if count > 1 else ''}")
-
-
-def _picture_name(*names: str) -> Path:
-    """Returns the file, in the current folder, of a picture of some runs; no longer than a file name can be."""
-    cut = [os.fsencode(name)[:100].decode("utf-8", "ignore") for name in names]
-    return Path("-".join(["compare", *cut]) + ".png")
 
 
 JUDGING = (compare, verify)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli_group import PATH, Group
+from pipeline.cli_group import PATH, Group, picture_name
 from pipeline.errors import shown
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def inspect(path: Path, other: Path | None, output: Path | None) -> None:
     from pipeline.ingest.stage import survey
     from pipeline.pictures import views
 
-    output = output or _picture_name("inspect", *filter(None, (path, other)))
+    output = output or picture_name("inspect", *(one.resolve().stem for one in (path, other) if one))
     views.check_picture_name(output)
     for named in filter(None, (path, other)):
         views.check_exists(named)
@@ -104,7 +103,7 @@ def similar(run: str, image: Path, top: int, output: Path | None, as_json: bool)
     from pipeline.trained import read_query, trained_run
 
     if not as_json:
-        output = output or _picture_name("similar", image)
+        output = output or picture_name("similar", image.resolve().stem)
     if output:
         check_picture_name(output)
     folder, query = trained_run("similar", Path.cwd() / "runs", run), read_query(image)
@@ -139,7 +138,7 @@ def explain(run: str, image: Path, output: Path | None, as_json: bool) -> None:
     from pipeline.trained import read_query, trained_run
 
     if not as_json:
-        output = output or _picture_name("explain", image)
+        output = output or picture_name("explain", image.resolve().stem)
     if output:
         check_picture_name(output)
     folder, query = trained_run("explain", Path.cwd() / "runs", run), read_query(image)
@@ -151,12 +150,6 @@ def explain(run: str, image: Path, output: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(found.document(output), ensure_ascii=False, indent=2))
     else:
         click.echo("\n".join([*found.lines(), f"picture: {shown(str(output))}"]))
-
-
-def _picture_name(command: str, *paths: Path) -> Path:
-    """Returns the file, in the current folder, of a picture of some paths; no longer than a file name can be."""
-    stems = [os.fsencode(path.resolve().stem)[:100].decode("utf-8", "ignore") for path in paths]
-    return Path("-".join([command, *stems]) + ".png")
 
 
 @contextlib.contextmanager

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config import Config
 from pipeline.errors import CheckError, ConfigError, DataError
 from pipeline.evaluate.compare import Answers, ChangedImage, Comparison, compare_answers
-from pipeline.evaluate.test_sets import SharedTests, dataset_differences, match_test_sets, without_learnt
+from pipeline.evaluate.shared_tests import SharedTests, dataset_differences, match_test_sets, without_learnt
 from pipeline.files import read_json, write_json
 from pipeline.ingest.manifest import Manifest, load_manifest
-from pipeline.trained import load_recipe, printable
+from pipeline.trained import load_recipe, printable, read_predictions
 from pipeline.workdir import RunDir, check_done, find_run
 
 #: The score that two runs are compared by; a task that has another one answers another question.
@@ -239,10 +238,7 @@ def _load_predictions(run: RunDir, manifest: Manifest) -> pa.Table:
         DataError: They cannot be read, or are of other images than the manifest's.
     """
     needed = {"id", "label", "predicted", "probability", *(f"p:{label}" for label in manifest.classes)}
-    try:
-        table = pq.read_table(run.predictions)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{run.predictions} cannot be read; run the stage evaluate again") from error
+    table = read_predictions(run)
     test = manifest.split("test")
     if needed <= set(table.column_names):
         place = {name: row for row, name in enumerate(table.column("id").to_pylist())}
@@ -274,8 +270,6 @@ def record_comparison(found: Compared, picture: Path | None) -> None:
     run_id = found.b.mlflow_run_id
     if run_id is None:
         return
-    path = found.b.run.path
-    root = path.parent.parent if path.parent.name == "runs" else Path.cwd()
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         document = Path(folder) / "comparison.json"
         write_json(document, found.document(None))
@@ -284,4 +278,6 @@ def record_comparison(found: Compared, picture: Path | None) -> None:
             files.append(Path(folder) / "comparison.png")
             files[-1].write_bytes(picture.read_bytes())
         name = found.a.run.name
-        attach_to_run(root, run_id, f"compare/{name}", files, {"compared_with": name, "comparison": found.verdict})
+        attach_to_run(
+            found.b.run.project, run_id, f"compare/{name}", files, {"compared_with": name, "comparison": found.verdict}
+        )

@@ -39,7 +39,7 @@ def save_run_report(run: RunDir, config: Config, manifest: Manifest, found: Eval
         pictures={name: run.file(name).read_bytes() for name in names if run.file(name).is_file()},
         history=_history(run),
         config=run.config.read_text(encoding="utf-8"),
-        command=f"pipeline run -c {run.config.relative_to(run.path.parent.parent)}",
+        command=f"pipeline run -c {run.config.relative_to(run.project)}",
         environment={"python": platform.python_version(), **_versions()},
     )
     save_report(report, run.report)

@@ -111,7 +111,7 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     spec = InputSpec(network.image_size, network.channels, network.resize)
     train = manifest.split("train")
     feature = padded_forward(cut.trunk, network.row.extraction_batch)(query.decode(spec))
-    store = FeatureStore(_project(run) / ".cache" / "features", int(config.train.bank.budget_gb * GIB))
+    store = FeatureStore(run.project / ".cache" / "features", int(config.train.bank.budget_gb * GIB))
     with naming_bad_images(train.column("path")):
         rows = FrozenFeatures(network, cut, store, progress).features(train, f"features of {run.name}")
         found = nearest_neighbours(feature, rows.plain(), top)
@@ -125,8 +125,3 @@ def find_similar(run: RunDir, query: Query, top: int, progress: Progress) -> Sim
     ]  # fmt: skip
     note = f"by the cosine between features of the trained {network.row.name}; {len(train):,} training images"
     return Similar(query, run.name, neighbours, note)
-
-
-def _project(run: RunDir) -> Path:
-    """Returns the folder whose bank holds a run's features: the one that `runs/` is in."""
-    return run.path.parent.parent if run.path.parent.name == "runs" else Path.cwd()

@@ -22,6 +22,7 @@ from pipeline.workdir import RunDir, check_done, find_run
 
 if TYPE_CHECKING:
     import keras
+    import pyarrow as pa
     import tensorflow as tf
 
     from pipeline.models.network import Network
@@ -155,18 +156,25 @@ def load_predictions(run: RunDir) -> dict[str, list[Any]] | None:
     Raises:
         DataError: It is done, and the file is gone or damaged.
     """
+    if run.stage_state("evaluate") != "done":
+        return None
+    columns: dict[str, list[Any]] = read_predictions(run).to_pydict()
+    return columns
+
+
+def read_predictions(run: RunDir) -> pa.Table:
+    """Returns the table `predictions.parquet` of a run whose stage evaluate is done.
+
+    Raises:
+        DataError: It is gone or damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if run.stage_state("evaluate") != "done":
-        return None
     try:
-        columns: dict[str, list[Any]] = pq.read_table(run.predictions).to_pydict()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{run.predictions} cannot be read ({one_line(error)}); run the stage evaluate again"
-        ) from error
-    return columns
+        return pq.read_table(run.predictions)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{run.predictions} cannot be read; run the stage evaluate again") from error
 
 
 def unloadable(run: RunDir, error: Exception) -> ModelError:

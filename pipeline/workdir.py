@@ -44,6 +44,11 @@ class RunDir:
         """The run's name."""
         return self.path.name
 
+    @property
+    def project(self) -> Path:
+        """The folder that `runs/` is in; the current one where the run lies elsewhere."""
+        return self.path.parent.parent if self.path.parent.name == "runs" else Path.cwd()
+
     def file(self, name: str) -> Path:
         """Returns the path of an artefact, by the name it has in the design's table."""
         return self.path / name

@@ -65,8 +65,8 @@ def _confusion_title(confusion: np.ndarray, labels: Sequence[str]) -> str:
     wrong = int(off.sum())
     if not wrong:
         return f"All {confusion.sum()} test images right"
+    said = f"{wrong} of {confusion.sum()} test images wrong"
+    if off.max() == 1:
+        return said
     true, predicted = np.unravel_index(off.argmax(), off.shape)
-    return (
-        f"{wrong} of {confusion.sum()} test images wrong;\n"
-        f"most often {labels[true]!r} taken for {labels[predicted]!r} ({off.max()} times)"
-    )
+    return f"{said};\nmost often {labels[true]!r} taken for {labels[predicted]!r} ({off.max()} times)"

@@ -167,7 +167,9 @@ class _Stage:
         pixels = np.stack([spec.decode(tf.io.read_file(paths[row])) for row in rows])
         answers = of.task.class_ids([predictions["predicted"][row] for row in rows], evaluation.labels)
         heats = None if answers is None else heat_maps(of.network.full, of.task, pixels, answers.tolist())
-        return errors_chapter(groups, build_tiles(rows, predictions, pixels, heats), predictions)
+        chapter = errors_chapter(groups, build_tiles(rows, predictions, pixels, heats), predictions)
+        passes = 0 if heats is None else len(rows)
+        return replace(chapter, document={**chapter.document, "forward_passes": passes})
 
     def _pooled(self) -> np.ndarray | None:
         """Returns the frozen features of all images; None where there are none, or they mean nothing."""

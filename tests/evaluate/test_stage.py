@@ -75,6 +75,10 @@ def test_every_chapter_is_stored_logged_and_reported(whole: Ran) -> None:
     assert {"report.html", "label_noise.csv", "evaluation.json", "predictions.parquet"} <= logged
     assert {"per_class", "robustness_scores", "doubtful_labels", "learning_curve"} <= set(tracker.tables)
     assert document["next"]["advice"]
+    assert document["robustness"]["forward_passes"] == 26 * TEST
+    assert document["errors"]["forward_passes"] == len(
+        {name for of in document["errors"]["gallery"] for name in of["ids"]}
+    )
     assert document["metrics"] == result.metrics
     for name, value in result.metrics.items():
         assert tracker.metrics[name] == [(None, value)]

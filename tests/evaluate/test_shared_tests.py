@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.evaluate.test_sets import dataset_differences, match_test_sets, without_learnt
+from pipeline.evaluate.shared_tests import dataset_differences, match_test_sets, without_learnt
 from pipeline.files import text_digest
 from pipeline.ingest.manifest import Manifest, build_manifest
 
