@@ -47,7 +47,7 @@ def predict(export_dir: Path, paths: tuple[Path, ...], top: int, output: Path | 
 
     if output:
         check_output(output)
-    images, total = find_images(paths, click.get_binary_stream("stdin") if STDIN in paths else None)
+    images, total = find_images(paths, sys.stdin.buffer if STDIN in paths else None)
     advice = f"the same command goes on where it stopped, after the rows of {output}.part" if output else ""
     with Interrupts(advice) as interrupts, quiet_tensorflow():
         predictor = Predictor(export_dir)
