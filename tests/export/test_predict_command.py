@@ -15,20 +15,17 @@ import pyarrow.csv
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from subjects import CLASSES, original
+from subjects import export_small
 
 import pipeline
 from pipeline.cli import cli
 from pipeline.export.predict import Predictor
 from pipeline.export.probes import picture
-from pipeline.export.savedmodel import export_savedmodel
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, of = tmp_path_factory.mktemp("run") / "export", original()
-    export_savedmodel(of.model, of.task, CLASSES, folder, calibration=of.calibration)
-    return folder
+    return export_small(tmp_path_factory.mktemp("run") / "export")
 
 
 @pytest.fixture

@@ -1,33 +1,26 @@
-"""Predicting many files: in a stream, in order, and on from wherever an earlier attempt was cut off."""
+"""Predictions of many files in one: whole in every format, and on from wherever an earlier attempt was cut off."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from PIL import Image
-from subjects import CLASSES, original, small_network
+from subjects import CLASSES, COUNT, export_small, write_many
 
 from pipeline.errors import PipelineError
 from pipeline.export import job, predict
 from pipeline.export.inputs import find_images
 from pipeline.export.job import PartFile, Tally, export_digest, predict_to_file
 from pipeline.export.predict import Prediction, Predictor
-from pipeline.export.probes import picture
-from pipeline.export.savedmodel import export_savedmodel
 from pipeline.export.tables import write_predictions
 from pipeline.progress import Silent
-
-COUNT = 41
 
 
 class Told(Silent):
@@ -50,27 +43,13 @@ class Told(Silent):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, of = tmp_path_factory.mktemp("run") / "export", original()
-    export_savedmodel(of.model, of.task, CLASSES, folder, calibration=of.calibration)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(exported: Path) -> Predictor:
-    return Predictor(exported)
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor(export_small(tmp_path_factory.mktemp("run") / "export"))
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 41 files, of which 7 and 20 are bad."""
-    root = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        path = root / f"{number:02d} ä.{'png' if number % 3 else 'jpg'}"
-        Image.fromarray(picture(number, 30 + number, 40)).save(path)
-        if number in (7, 20):
-            path.write_bytes(b"no image")
-    return root
+    return write_many(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -106,81 +85,6 @@ def assert_same(rows: Sequence[dict[str, Any]], wanted: Sequence[Prediction]) ->
         assert (row["label"], row["confident"], row["error"]) == (one.label, one.confident, one.error)
         found = [row[f"p:{label}"] for label in CLASSES]
         assert found == pytest.approx([one.probabilities.get(label) for label in CLASSES], abs=1e-5)
-
-
-# The stream.
-
-
-def test_answers_come_in_the_order_of_the_files(predictor: Predictor, photos: Path, alone: list[Prediction]) -> None:
-    paths = [Path(one.path) for one in alone]
-    shuffled = [paths[place] for place in np.random.default_rng(0).permutation(COUNT)]
-    by_path = {one.path: one for one in alone}
-    for size in (1, 5, 64):
-        found = list(predictor.predict(iter(shuffled), batch_size=size))
-        assert [one.path for one in found] == list(map(str, shuffled))
-        for one in found:
-            assert one.probabilities == pytest.approx(dict(by_path[one.path].probabilities), abs=1e-5)
-            assert (one.error, one.confident) == (by_path[one.path].error, by_path[one.path].confident)
-
-
-def test_files_are_taken_as_they_are_needed(predictor: Predictor, photos: Path) -> None:
-    taken, path = 0, min(photos.iterdir())
-
-    def endless() -> Iterator[Path]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield path
-
-    answers = predictor.predict(endless(), batch_size=4)
-    for asked in range(1, 101):
-        next(answers)
-        assert taken <= asked + 6 * 4
-    answers.close()  # type: ignore[attr-defined]
-
-
-def test_files_are_read_while_the_network_is_asked(
-    predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer to the first batch waits until a file of the second has been read."""
-    beyond, read_file, ask = threading.Event(), predict._read, predictor.answer
-    paths = sorted(photos.iterdir())[:8]
-
-    def reading(path: Path) -> bytes | str:
-        if path == paths[5]:
-            beyond.set()
-        return read_file(path)
-
-    def answer(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-        assert beyond.wait(20)
-        return ask(contents)
-
-    monkeypatch.setattr(predict, "_read", reading)
-    monkeypatch.setattr(predictor, "answer", answer)
-    assert len(list(predictor.predict(paths, batch_size=2))) == 8
-
-
-def test_a_photograph_is_decoded_once(predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(*_: object, **__: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(predict, "read_picture", twice)
-    assert next(predictor.predict([photos / "00 ä.jpg"])).error is None
-
-
-def test_a_jpeg_without_its_end_gets_the_reason_that_ingest_gives(
-    predictor: Predictor, photos: Path, tmp_path: Path
-) -> None:
-    whole = (photos / "00 ä.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (cut,) = predictor.predict([tmp_path / "cut.jpg"])
-    assert cut.error == "cannot be decoded: Truncated File Read"
-
-
-def test_a_name_that_no_file_can_have_is_bad(predictor: Predictor, photos: Path) -> None:
-    odd, good = predictor.predict([Path("a\0b.jpg"), photos / "00 ä.jpg"])
-    assert "null" in (odd.error or "")
-    assert good.error is None
 
 
 # One job.
@@ -316,9 +220,7 @@ def test_a_job_that_had_only_to_be_put_in_place(
 def test_another_export_starts_anew(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "labels.jsonl"
     part = interrupt(predictor, photos, output, after=12)
-    of = original()
-    export_savedmodel(small_network(1), of.task, CLASSES, tmp_path / "other", calibration=of.calibration)
-    other = Predictor(tmp_path / "other")
+    other = Predictor(export_small(tmp_path / "other", seed=1))
     assert export_digest(other.folder) != export_digest(predictor.folder)
     _, progress = run(other, photos, output)
     assert progress.lines == [f"starts anew: {part} is of another export"]
