@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -183,8 +184,8 @@ def predict_to_file(
     Raises:
         PipelineError: Another process is writing the same file.
     """
-    guard, tally = output.with_name(f".{output.name}.lock"), Tally()
-    with lock(guard, timeout=1.0):
+    tally = Tally()
+    with _alone(output):
         part = PartFile(output, export_digest(predictor.folder), predictor.labels)
         existed = part.path.exists()
         left = part.resume(images, tally)
@@ -200,8 +201,18 @@ def predict_to_file(
                 bar.advance()
         write_predictions(part.predictions(tally.predicted + tally.bad), predictor.labels, output)
         part.path.unlink()
-        guard.unlink(missing_ok=True)
     return tally
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keeps other processes from writing the same rows for the block; only a killed one leaves the lock's file."""
+    guard = output.with_name(f".{output.name}.lock")
+    with lock(guard, timeout=1.0):
+        try:
+            yield
+        finally:
+            guard.unlink(missing_ok=True)
 
 
 def _resumption(part: PartFile, done: int, total: int | None) -> str:

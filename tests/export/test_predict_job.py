@@ -139,6 +139,7 @@ def interrupt(predictor: Predictor, photos: Path, output: Path, after: int) -> P
     with pytest.raises(Stop):
         predict_to_file(predictor, images, total, output, Stopping())
     assert not output.exists()
+    assert not output.with_name(f".{output.name}.lock").exists()
     return output.with_name(f"{output.name}.part")
 
 
