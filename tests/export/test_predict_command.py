@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,12 +16,15 @@ import pyarrow.csv
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from rich.console import Console
 from subjects import export_small
 
 import pipeline
 from pipeline.cli import cli
-from pipeline.export.predict import Predictor
+from pipeline.cli_predict import _print
+from pipeline.export.predict import Prediction, Predictor
 from pipeline.export.probes import picture
+from pipeline.terminal import Interrupts, TerminalProgress
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,36 @@ def test_a_job_that_is_ended_from_outside_goes_on(export: Path, photos: Path, ho
     rows = [json.loads(line)["path"] for line in Path("labels.jsonl").read_text().splitlines()]
     assert rows == listed.decode().splitlines()
     assert sorted(os.listdir()) == ["labels.jsonl", "my photos"]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, stdout: io.StringIO, interrupts: Interrupts | None = None) -> str:
+    """Prints two predictions beside a bar on a terminal; returns what the terminal shows of the bar."""
+    progress, screen = TerminalProgress(interrupts), Screen()
+    progress.console = Console(file=screen, force_terminal=True)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    answers = [Prediction(f"{number}.jpg", "ant", 0.9, {"ant": 0.9}, True) for number in range(2)]
+    _print(iter(answers), 2, 1, False, progress)
+    return screen.getvalue()
+
+
+def test_a_bar_on_the_terminal_takes_no_line_away_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.StringIO()
+    shown = printed(monkeypatch, pipe)
+    assert pipe.getvalue() == "0.jpg: ant 0.900\n1.jpg: ant 0.900\n"
+    assert "2/2" in shown
+    assert ".jpg" not in shown
+
+
+def test_lines_on_the_terminal_are_their_own_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    assert printed(monkeypatch, screen) == ""
+    assert screen.getvalue() == "0.jpg: ant 0.900\n1.jpg: ant 0.900\n"
+    interrupts = Interrupts()
+    monkeypatch.setattr(interrupts, "_received", signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        printed(monkeypatch, Screen(), interrupts)

@@ -49,6 +49,7 @@ def test_files_are_taken_as_they_are_needed(predictor: Predictor, photos: Path) 
         nonlocal taken
         while True:
             taken += 1
+            assert taken < 1000
             yield path
 
     answers = predictor.predict(endless(), batch_size=4)
