@@ -16,9 +16,9 @@ import click
 from pipeline.cli_group import PATH, Group
 from pipeline.cli_judging import JUDGING
 from pipeline.cli_looking import LOOKING
+from pipeline.cli_predict import predict
 
 if TYPE_CHECKING:
-    from pipeline.export.predict import Prediction
     from pipeline.run import RunResult
 
 STAGE_HELP = {
@@ -138,54 +138,6 @@ def _program() -> str:
 
 
 @cli.command()
-@click.argument("export_dir", type=PATH)
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Labels to show per image.")
-@click.option("-o", "--output", type=PATH, help="Write a .csv, .jsonl or .parquet file instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def predict(export_dir: Path, paths: tuple[Path, ...], top: int, output: Path | None, as_json: bool) -> None:
-    """Label images with an exported model; PATH is an image or a folder of them.
-
-    \b
-    pipeline predict runs/default-1/export photo.jpg
-    pipeline predict runs/default-1/export photos/ --top 3 -o labels.csv
-    """
-    from pipeline.export.predict import Predictor, check_output, collect_images, write_predictions
-    from pipeline.terminal import Interrupts, TerminalProgress, quiet_tensorflow
-
-    if output:
-        check_output(output)
-    images = collect_images(paths)
-    with Interrupts() as interrupts, quiet_tensorflow():
-        predictor = Predictor(export_dir)
-        with TerminalProgress(interrupts).bar("predict", len(images)) as bar:
-            found = []
-            for prediction in predictor.predict(images):
-                found.append(prediction)
-                bar.advance()
-    if output:
-        write_predictions(found, predictor.labels, output)
-        click.echo(f"{len(found)} predictions in {output}", err=True)
-    elif as_json:
-        click.echo(json.dumps([prediction.document() for prediction in found], ensure_ascii=False, indent=2))
-    else:
-        for prediction in found:
-            click.echo(_prediction_line(prediction, top))
-    if all(prediction.error for prediction in found):
-        sys.exit(1)
-
-
-def _prediction_line(prediction: Prediction, top: int) -> str:
-    from pipeline.errors import shown
-
-    path = shown(prediction.path)  # a line an image, whatever its name
-    if prediction.error:
-        return f"{path}: error: {prediction.error}"
-    labels = ", ".join(f"{label} {probability:.3f}" for label, probability in prediction.top(top))
-    return f"{path}: {labels}{'' if prediction.confident else ' (not confident)'}"
-
-
-@cli.command()
 @click.argument("run_name", metavar="RUN")
 @click.argument("fixes", type=PATH, metavar="FIXES.csv")
 @click.option("--name", help="Name of the new run; the next free number by default.")
@@ -259,7 +211,7 @@ def ui(port: int) -> None:
     serve_ui(Path.cwd(), port)
 
 
-for _command in (*LOOKING, *JUDGING):
+for _command in (predict, *LOOKING, *JUDGING):
     cli.add_command(_command)
 
 

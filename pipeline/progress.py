@@ -17,8 +17,8 @@ class Bar(Protocol):
 class Progress(Protocol):
     """Where stages report. `pipeline.cli` shows it in the terminal; tests and the Python API stay silent."""
 
-    def bar(self, title: str, total: int) -> AbstractContextManager[Bar]:
-        """Returns a context that shows one bar while it is open."""
+    def bar(self, title: str, total: int | None) -> AbstractContextManager[Bar]:
+        """Returns a context that shows one bar while it is open; `total` is None where nobody knows it."""
 
     def say(self, line: str) -> None:
         """Shows one line that stays."""
@@ -31,7 +31,7 @@ class Silent:
     """A `Progress` that shows nothing."""
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Bar]:
+    def bar(self, title: str, total: int | None) -> Iterator[Bar]:
         """Yields a bar that ignores what it is told."""
         yield self
 

@@ -78,8 +78,8 @@ class TerminalProgress:
         self.console = Console(file=stream, highlight=False)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[_Bar]:
-        """Yields one bar; it stays on screen, complete or where it stopped."""
+    def bar(self, title: str, total: int | None) -> Iterator[_Bar]:
+        """Yields one bar; it stays on screen, complete or where it stopped. `total` may be unknown."""
         columns = (
             rich_progress.TextColumn("{task.description:<22}"),
             rich_progress.BarColumn(32),

@@ -38,7 +38,7 @@ LAYERS = [
     {"conductor"},
     {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
     {"relabel"},
-    {"cli_looking", "cli_judging"},
+    {"cli_looking", "cli_judging", "cli_predict"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
 ]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.errors import DataError, ExportError
-from pipeline.files import atomic_path
-from pipeline.images.headers import SUFFIXES, quiet_pillow, read_contents
+from pipeline.images.headers import is_plain_jpeg, quiet_pillow, read_contents
 from pipeline.images.pixels import encode_png, read_picture
 
 #: Input of the default signature: `(B,)` strings, each an encoded image.
 BYTES = "image_bytes"
+
+#: Threads that read files, and batches that are asked at the same time: while one is decoded another is in the network.
+_READERS, _ASKERS = 2, 2
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class Prediction:
 class Predictor:
     """An exported model, loaded.
 
+    Attributes:
+        folder: The export.
+        labels: Its classes, in the order of the network's outputs.
+
     Raises:
         ExportError: The folder holds no export.
     """
@@ -62,6 +73,7 @@ class Predictor:
 
         if not (export_dir / "saved_model.pb").is_file():
             raise ExportError(f"{export_dir} holds no saved_model.pb; name an export folder such as runs/NAME/export")
+        self.folder = export_dir
         try:
             self._model = tf.saved_model.load(str(export_dir))
             self._signature = self._model.signatures["serving_default"]
@@ -71,12 +83,16 @@ class Predictor:
             reason = " ".join(str(error).split())[:200]
             raise ExportError(f"{export_dir} cannot be loaded ({reason}); run the stage export again") from error
 
-    def predict(self, paths: Sequence[Path], batch_size: int = 16) -> Iterator[Prediction]:
-        """Yields a prediction for each file, in order; a bad file does not fail its neighbours."""
-        for start in range(0, len(paths), batch_size):
-            with quiet_pillow():
-                found = self._predict_batch(paths[start : start + batch_size])
-            yield from found
+    def predict(self, paths: Iterable[Path], batch_size: int = 16) -> Iterator[Prediction]:
+        """Yields a prediction for each file, in order; a bad file does not fail its neighbours.
+
+        Of `paths` no more than a few batches are taken ahead of what has been yielded, and no file is kept, so their
+        number does not matter. What Pillow warns of is hidden until the iterator is exhausted or closed.
+        """
+        with quiet_pillow(), ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_ASKERS) as askers:
+            read = _map_ahead(lambda path: (path, _read(path)), paths, readers, ahead=2 * batch_size)
+            for found in _map_ahead(self._predict_batch, _batches(read, batch_size), askers, ahead=_ASKERS):
+                yield from found
 
     def answer(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the signature's outputs for B encoded images; `error` says of each what is wrong with it."""
@@ -85,112 +101,57 @@ class Predictor:
         answer = self._signature(**{BYTES: tf.constant(list(contents), tf.string, shape=(len(contents),))})
         return {name: values.numpy() for name, values in answer.items()}
 
-    def _predict_batch(self, paths: Sequence[Path]) -> list[Prediction]:
-        contents = [_read(path) for path in paths]
-        readable = [content for content in contents if isinstance(content, bytes)]
-        answer = self.answer(readable)
+    def _predict_batch(self, batch: Sequence[tuple[Path, bytes | str]]) -> list[Prediction]:
+        answer = self.answer([content for _, content in batch if isinstance(content, bytes)])
         rows = zip(answer["probabilities"], answer["confident"], answer["error"], strict=True)
         return [
             self._prediction(path, *next(rows)) if isinstance(content, bytes) else _refused(path, content)
-            for path, content in zip(paths, contents, strict=True)
+            for path, content in batch
         ]
 
     def _prediction(self, path: Path, row: np.ndarray, confident: bool, error: bytes) -> Prediction:
         if error:
             return _refused(path, error.decode())
         best = int(row.argmax())
-        probabilities = dict(zip(self.labels, map(float, row), strict=True))
-        return Prediction(_text(path), self.labels[best], float(row[best]), probabilities, bool(confident))
+        probabilities = dict(zip(self.labels, row.tolist(), strict=True))
+        return Prediction(path_text(path), self.labels[best], float(row[best]), probabilities, bool(confident))
 
 
 def _refused(path: Path, reason: str) -> Prediction:
-    return Prediction(_text(path), "", None, {}, error=reason)
+    return Prediction(path_text(path), "", None, {}, error=reason)
 
 
-def collect_images(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files named, and the image files below the folders named, in order.
-
-    Raises:
-        DataError: A path does not exist, or no image is left.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if _is_image_below(path, file))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"no file or folder {path}; name images, or folders that hold some")
-    if not found:
-        raise DataError(f"no image files in {', '.join(map(str, paths))}; endings looked for: {', '.join(SUFFIXES)}")
-    return found
+def _map_ahead(
+    function: Callable[[_Given], _Made], items: Iterable[_Given], executor: Executor, ahead: int
+) -> Iterator[_Made]:
+    """Yields `function` of each item, in order, while it is being called for up to `ahead` more."""
+    waiting: deque[Future[_Made]] = deque()
+    for item in items:
+        waiting.append(executor.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _is_image_below(folder: Path, file: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
-
-
-def check_output(path: Path) -> None:
-    """Looks whether predictions can be written to a file of this name.
-
-    Raises:
-        DataError: The ending is of no known format, or the folder does not exist.
-    """
-    if path.suffix not in _WRITERS:
-        raise DataError(f"-o {path}: the ending says the format; allowed: {', '.join(_WRITERS)}")
-    if not path.parent.is_dir():
-        raise DataError(f"-o {path}: there is no folder {path.parent}")
-
-
-def write_predictions(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
-    """Writes predictions as CSV or Parquet (a column `p:<class>` a class) or as JSON lines, atomically."""
-    with atomic_path(path) as draft:
-        _WRITERS[path.suffix](predictions, labels, draft)
-
-
-def _write_jsonl(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
-    lines = (json.dumps(prediction.document(), ensure_ascii=False) for prediction in predictions)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _write_csv(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
-    import pyarrow.csv
-
-    pyarrow.csv.write_csv(_table(predictions, labels), path)
-
-
-def _write_parquet(predictions: Sequence[Prediction], labels: Sequence[str], path: Path) -> None:
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(_table(predictions, labels), path)
-
-
-def _table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
-    import pyarrow as pa
-
-    columns: dict[str, list[Any]] = {
-        name: [getattr(prediction, name) for prediction in predictions]
-        for name in ("path", "label", "probability", "confident", "error")
-    }
-    for label in labels:
-        columns[f"p:{label}"] = [prediction.probabilities.get(label) for prediction in predictions]
-    return pa.table(columns)
-
-
-_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+def _batches(items: Iterable[_Given], size: int) -> Iterator[list[_Given]]:
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 def _read(path: Path) -> bytes | str:
     """Returns what ingest would store of a file for the decoder, or why it would refuse it."""
     try:
         contents = read_contents(path)
+        if is_plain_jpeg(contents):  # decoded once, by the graph: twice would cost as much as a small network
+            return contents
         picture = read_picture(contents, suffix=None)
-    except DataError as error:
+    except (DataError, ValueError) as error:  # ValueError: a list may hold names that no file can have
         return str(error)
     return encode_png(picture.pixels) if picture.transcode else contents
 
 
-def _text(path: Path) -> str:
+def path_text(path: Path) -> str:
     """Returns a path as it is, but for bytes that are no UTF-8 and can be neither printed nor stored."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

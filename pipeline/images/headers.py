@@ -130,6 +130,20 @@ def open_image(contents: bytes, suffix: str | None) -> Iterator[Opened]:
         raise DataError(f"cannot be decoded: {reason}") from error
 
 
+def is_plain_jpeg(contents: bytes) -> bool:
+    """Returns whether an image is a JPEG that the graph reads as Pillow does, by its header and its end alone.
+
+    For whoever leaves decoding to the graph, and with it whether what stands between can be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(contents), formats=("JPEG",)) as image:
+            if image.width * image.height > PIXEL_LIMIT or _obstacle(image, "JPEG", contents):
+                return False
+            return _orientation(image) == graph_orientation(contents)
+    except Exception:  # as above; `open_image` will find the reason
+        return False
+
+
 def read_contents(path: str | Path) -> bytes:
     """Returns a file's bytes.
 

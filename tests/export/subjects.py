@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.config import Resize
 from pipeline.export.golden import Original
 from pipeline.export.probes import picture
+from pipeline.export.savedmodel import export_savedmodel
 from pipeline.export.stage import Origin
 from pipeline.ingest.manifest import SCHEMA, Manifest
 from pipeline.tasks.base import Calibration
@@ -23,6 +24,9 @@ CLASSES = ("ant", "bee", "cat", "zebra fish")
 CALIBRATION = Calibration(temperature=1.7, threshold=0.5)
 ORIGIN = Origin("photos-1", "0" * 32, "d" * 64, "some_net")
 SIDE = 32
+
+#: Files that `write_many` writes.
+COUNT = 41
 
 
 def small_network(seed: int = 0, filters: int = 12) -> keras.Model:
@@ -79,3 +83,20 @@ def rounded(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model)
     copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in model.get_weights()])
     return copy
+
+
+def export_small(folder: Path, seed: int = 0) -> Path:
+    """Returns the folder, in which the small network stands exported, and nothing beside it."""
+    of = original(seed=seed)
+    export_savedmodel(of.model, of.task, CLASSES, folder, calibration=of.calibration)
+    return folder
+
+
+def write_many(folder: Path) -> Path:
+    """Returns the folder, with `COUNT` pictures in it, JPEG and PNG, of which 7 and 20 are bad."""
+    for number in range(COUNT):
+        path = folder / f"{number:02d} ä.{'png' if number % 3 else 'jpg'}"
+        Image.fromarray(picture(number, 30 + number, 40)).save(path)
+        if number in (7, 20):
+            path.write_bytes(b"no image")
+    return folder

@@ -15,8 +15,9 @@ from PIL import Image
 
 from pipeline.config import build_config
 from pipeline.errors import DataError, ExportError
-from pipeline.export.predict import Predictor, check_output, collect_images, write_predictions
+from pipeline.export.predict import Predictor
 from pipeline.export.savedmodel import export_savedmodel
+from pipeline.export.tables import check_output, write_predictions
 from pipeline.images.graph import decode_batch
 from pipeline.models.network import build_network
 from pipeline.tasks.table import load_task
@@ -196,16 +197,6 @@ def test_a_failed_export_leaves_the_earlier_one(
         export_savedmodel(model, load_task("classification"), CLASSES, exported)
     assert (exported / "saved_model.pb").read_bytes() == before
     assert [path.name for path in exported.parent.iterdir()] == ["export"]
-
-
-def test_collecting_images(photos: list[Path], tmp_path: Path) -> None:
-    root = photos[0].parent
-    assert collect_images([root]) == photos
-    assert collect_images([photos[1], root]) == [photos[1], *photos]
-    with pytest.raises(DataError, match="no file or folder"):
-        collect_images([tmp_path / "absent"])
-    with pytest.raises(DataError, match="no image files"):
-        collect_images([tmp_path])
 
 
 def test_the_ending_of_the_output_says_its_format(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.images import headers
-from pipeline.images.headers import PIXEL_LIMIT, SUFFIXES, Header
+from pipeline.images.headers import PIXEL_LIMIT, SUFFIXES, Header, is_plain_jpeg, open_image
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8))
 
@@ -137,3 +137,26 @@ def test_damage_anywhere_is_refused_or_harmless(format: str, write: Callable[...
             damaged[place] = random.integers(256)
         with contextlib.suppress(DataError):
             check_image(write(f"damaged{suffix}", bytes(damaged)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_plain_jpeg_is_what_the_graph_may_read_unseen(name: str) -> None:
+    """By the header alone the same is found as by decoding, and only of JPEG."""
+    content = KINDS[name]()
+    with open_image(content, None) as opened:
+        assert is_plain_jpeg(content) == (opened.header.format == "JPEG" and opened.transcode is None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        KINDS["jpeg 4:4:4"]()[:-200],
+        KINDS["jpeg of cmyk"]().replace(b"Adobe", b"Idobe"),
+        KINDS["jpeg 4:4:4"]().replace(b"\xff\xc0\x00\x11\x08\x00\x25\x00\x35", b"\xff\xc0\x00\x11\x08\xff\xf0\xff\xf0"),
+        b"\xff\xd8\xff and no more",
+        b"",
+    ],
+    ids=["cut short", "cmyk of nobody", "bomb", "garbage", "empty"],
+)
+def test_what_must_be_looked_at_is_no_plain_jpeg(content: bytes) -> None:
+    assert not is_plain_jpeg(content)
