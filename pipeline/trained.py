@@ -114,13 +114,17 @@ def load_trained(run: RunDir) -> keras.Model:
     """Returns a run's trained network: raw pixels -> logits.
 
     Raises:
-        ModelError: It is gone or damaged.
+        ModelError: It is gone, damaged, or holds what no trained network does: code, links to other files.
     """
     import keras
 
+    from pipeline.models.model_file import require_harmless_network
+
     try:
+        require_harmless_network(run.model)
         return keras.models.load_model(run.model, compile=False, safe_mode=True)
-    except (OSError, ValueError) as error:
+    # Keras, h5py and zipfile have a class of their own for every kind of damage, and hostile files find more.
+    except Exception as error:
         raise unloadable(run, error) from error
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.errors import ModelError, nearest, one_line
 from pipeline.files import atomic_path, file_digest
 from pipeline.models.backbones import Backbone, Weights
+from pipeline.models.model_file import array_shapes, open_arrays
 from pipeline.models.torch_file import read_state_dict
 from pipeline.reach import unreachable
 
@@ -78,9 +79,7 @@ def load_weights(model: keras.Model, row: Backbone, path: Path) -> str:
         ModelError: The file is damaged, unsafe, or of another architecture.
     """
     try:
-        if path.name.endswith(".keras"):
-            _load_saved_model(model, path)
-        elif path.name.endswith(".h5"):
+        if path.name.endswith((".h5", ".keras")):
             _load_hdf5(model, path)
         else:
             _load_torch(model, path)
@@ -197,23 +196,15 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _load_hdf5(model: keras.Model, path: Path) -> None:
-    if path.name.endswith(".weights.h5"):
-        _require_same_arrays(model, path)
+    """Assigns the arrays of a file by their places in it; what a `.keras` file says of its network is never read."""
+    with open_arrays(path) as file:
+        if path.name.endswith((".weights.h5", ".keras")):
+            _require_same_arrays(model, array_shapes(file))
     model.load_weights(path)
 
 
-def _require_same_arrays(model: keras.Model, path: Path) -> None:
+def _require_same_arrays(model: keras.Model, shapes: Counter[tuple[int, ...]]) -> None:
     """Raises `ValueError` unless the file's arrays have the shapes of the model's: Keras ignores arrays too many."""
-    import h5py
-
-    shapes: Counter[tuple[int, ...]] = Counter()
-
-    def count(_name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            shapes[item.shape] += 1
-
-    with h5py.File(path) as file:
-        file.visititems(count)
     expected = Counter(tuple(weight.shape) for weight in model.weights)
     if shapes != expected:
         differing = sorted((shapes - expected) + (expected - shapes))
@@ -221,13 +212,6 @@ def _require_same_arrays(model: keras.Model, path: Path) -> None:
             f"it has {shapes.total()} arrays and the network {expected.total()}, differing in shapes such as "
             f"{differing[0]}"
         )
-
-
-def _load_saved_model(model: keras.Model, path: Path) -> None:
-    import keras
-
-    saved = keras.saving.load_model(path, compile=False, safe_mode=True)
-    _assign(model, saved.get_weights())
 
 
 def _load_torch(model: keras.Model, path: Path) -> None:
