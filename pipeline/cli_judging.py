@@ -66,7 +66,8 @@ def verify(export_dir: Path, as_json: bool) -> None:
     pipeline verify runs/default-1/export
     python runs/default-1/export/golden/verify.py
     """
-    from pipeline.export.verify import NotAnExport, lines, require_export
+    from pipeline.export.foreign import require_harmless
+    from pipeline.export.verify import NotAnExport, check_sums, lines, require_export
     from pipeline.export.verify import verify as check
     from pipeline.terminal import Interrupts, quiet_tensorflow
 
@@ -75,6 +76,11 @@ def verify(export_dir: Path, as_json: bool) -> None:
     except NotAnExport as error:
         raise ExportError(str(error)) from error
     with Interrupts(), quiet_tensorflow():
+        if not check_sums(export_dir)[0]:  # what is damaged is not loaded anyway
+            try:
+                require_harmless(export_dir)
+            except ExportError as error:
+                raise CheckError(str(error)) from error
         report = check(export_dir)
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))

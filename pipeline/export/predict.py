@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.errors import DataError, ExportError
+from pipeline.export.foreign import require_harmless
 from pipeline.images.headers import is_plain_jpeg, quiet_pillow, read_contents
 from pipeline.images.pixels import encode_png, read_picture
 
@@ -65,7 +66,7 @@ class Predictor:
         labels: Its classes, in the order of the network's outputs.
 
     Raises:
-        ExportError: The folder holds no export.
+        ExportError: The folder holds no export, or one that would do more than compute.
     """
 
     def __init__(self, export_dir: Path) -> None:
@@ -73,6 +74,7 @@ class Predictor:
 
         if not (export_dir / "saved_model.pb").is_file():
             raise ExportError(f"{export_dir} holds no saved_model.pb; name an export folder such as runs/NAME/export")
+        require_harmless(export_dir)
         self.folder = export_dir
         try:
             self._model = tf.saved_model.load(str(export_dir))
