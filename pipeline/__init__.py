@@ -15,6 +15,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # albumentations and MLflow ask the network at import or first use; nothing here may connect unannounced.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A pickle runs what its maker wants. Nothing here writes one, so none has to be read.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 if TYPE_CHECKING:
     from pipeline.config import Config, load_config
