@@ -81,7 +81,8 @@ class PageServer(ThreadingHTTPServer):
             "/contract": (_JSON, _encode(contract)),
             "/health": (_JSON, _encode({"status": "ok"})),
         }
-        self._connected, self._asked = threading.Semaphore(CONNECTIONS), threading.Semaphore(ASKED)
+        self._connections: set[socket.socket] = set()
+        self._asked = threading.Semaphore(ASKED)
         self._ask: Callable[[bytes], Prediction] | None = None
         self._check: Callable[[], None] = lambda: None
         try:
@@ -109,6 +110,9 @@ class PageServer(ThreadingHTTPServer):
             # TensorFlow may not be at work while Python is taken down.
             for _ in range(ASKED):
                 self._asked.acquire(timeout=_SENDING)
+            for connection in [*self._connections]:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def predict(self, contents: bytes) -> dict[str, Any]:
         """Returns what `POST /predict` answers to an image."""
@@ -129,7 +133,8 @@ class PageServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Starts a thread for a connection, unless there are enough of them."""
-        if self._connected.acquire(blocking=False):
+        if len(self._connections) < CONNECTIONS:
+            self._connections.add(request)
             super().process_request(request, client_address)
             return
         with contextlib.suppress(OSError):
@@ -137,12 +142,10 @@ class PageServer(ThreadingHTTPServer):
             request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
         self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answers one connection."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connected.release()
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that went away; what else goes wrong is a mistake of ours and keeps its traceback."""
