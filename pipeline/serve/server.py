@@ -242,7 +242,6 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self.close_connection = True
         self.connection.settimeout(_SENDING)
         self.send_response(status)
         for name, value in (
