@@ -112,8 +112,8 @@ def test_a_misspelt_word_is_a_usage_error_with_the_nearest(words: list[str], mes
     [
         ["--nonsense"], ["run", "--nonsense"], ["run", "--set"], ["run", "ingest", "--data", "x"], ["predict"],
         ["predict", "export"], ["predict", "--top", "0", "export", "a.jpg"], ["init"], ["weights"],
-        ["ui", "--port", "0"], ["serve"], ["serve", "export", "--port", "0"], ["similar", "photos-1"], ["similar", "--top", "0", "photos-1", "a.jpg"],
-        ["bank", "clear", "--json"], ["bank", "--nonsense"],
+        ["ui", "--port", "0"], ["similar", "photos-1"], ["similar", "--top", "0", "photos-1", "a.jpg"],
+        ["serve"], ["serve", "export", "--port", "0"], ["bank", "clear", "--json"], ["bank", "--nonsense"],
     ],
     ids=" ".join,
 )  # fmt: skip
