@@ -39,15 +39,15 @@ def load_contract(export_dir: Path) -> dict[str, Any]:
     Raises:
         ExportError: There is none.
     """
-    path = export_dir / "contract.json"
+    needed: dict[str, Any] = {"run": str, "backbone": str, "labels": list, "threshold": (int, float)}
     try:
-        contract: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if {"run", "backbone", "labels", "threshold"} <= contract.keys():
+        contract: Any = json.loads((export_dir / "contract.json").read_text(encoding="utf-8"))
+        if isinstance(contract, dict) and all(isinstance(contract.get(name), kind) for name, kind in needed.items()):
             return contract
-        reason = "it lacks the run, the labels or the threshold"
+        reason = f"it lacks one of {', '.join(needed)}"
     except OSError as error:
         reason = str(error.strerror)
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         reason = one_line(error)
     raise ExportError(
         f"{export_dir} holds no contract.json that can be read ({reason}); name an export folder such as "
@@ -75,7 +75,7 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, contract: Mapping[str, Any], port: int, patience: float = PATIENCE) -> None:
         page = build_page()
-        self.patience, self.policy, self.threshold = patience, page.policy, float(contract["threshold"])
+        self.patience, self.policy, self.threshold = patience, page.policy, contract["threshold"]
         self.documents = {
             "/": ("text/html; charset=utf-8", page.html),
             "/contract": (_JSON, _encode(contract)),
@@ -149,7 +149,7 @@ class PageServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that went away; what else goes wrong is a mistake of ours and keeps its traceback."""
-        if not isinstance(sys.exc_info()[1], OSError):
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 

@@ -380,17 +380,20 @@ def test_no_more_images_are_decoded_at_once_than_fit_in_memory() -> None:
     assert met == []
 
 
-def test_a_failure_is_told_without_its_reason_and_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, OSError])
+def test_a_failure_is_told_without_its_reason_and_is_not_the_end(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
     def ask(contents: bytes) -> Prediction:
         if contents == b"bad":
-            raise ZeroDivisionError("secret")
+            raise kind("secret")
         return ANSWER
 
     with running(ask) as server:
         answer = post(server, body=b"bad")
         assert (answer.status, answer.error) == (500, "the server failed; its terminal says why")
         assert post(server).status == 200
-    assert "ZeroDivisionError: secret" in capsys.readouterr().err
+    assert f"{kind.__name__}: secret" in capsys.readouterr().err
 
 
 def test_clients_that_go_away_leave_no_trace(server: PageServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,8 +127,9 @@ def test_what_is_no_export_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("{", "Expecting property name"), ("[]", "no attribute 'keys'"), ("\xff", "codec"), ('{"run": "a"}', "it lacks")],
-)
+    [("{", "Expecting property name"), ("[]", "it lacks one of run"), ("\xff", "codec"), ('{"run": "a"}', "it lacks"),
+     (json.dumps({**CONTRACT, "threshold": "high"}), "it lacks"), (json.dumps({**CONTRACT, "run": 7}), "it lacks")],
+)  # fmt: skip
 def test_a_contract_that_is_none_is_told(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "contract.json").write_text(text, encoding="latin-1")
     with pytest.raises(ExportError, match=reason) as caught:
