@@ -17,6 +17,7 @@ from pipeline.cli_group import PATH, Group
 from pipeline.cli_judging import JUDGING
 from pipeline.cli_looking import LOOKING
 from pipeline.cli_predict import predict
+from pipeline.cli_serving import serve
 
 if TYPE_CHECKING:
     from pipeline.run import RunResult
@@ -211,7 +212,7 @@ def ui(port: int) -> None:
     serve_ui(Path.cwd(), port)
 
 
-for _command in (predict, *LOOKING, *JUDGING):
+for _command in (predict, serve, *LOOKING, *JUDGING):
     cli.add_command(_command)
 
 

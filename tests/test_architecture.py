@@ -20,7 +20,7 @@ PACKAGE = Path(pipeline.__file__).parent
 #: units that share a layer do not know each other.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "config", "reach", "cli_group"},
+    {"files", "config", "reach", "cli_group", "loopback"},
     {"figures"},
     {"tasks.base"},
     {"tasks.table"},
@@ -32,13 +32,13 @@ LAYERS = [
     {"ingest", "augment", "models"},
     {"pictures", "train"},
     {"evaluate", "export"},
-    {"tasks"},
+    {"tasks", "serve"},
     {"workdir", "tracking"},
     {"plan", "trained", "run_report"},
     {"conductor"},
     {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
     {"relabel"},
-    {"cli_looking", "cli_judging", "cli_predict"},
+    {"cli_looking", "cli_judging", "cli_predict", "cli_serving"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
 ]
@@ -53,6 +53,7 @@ LIGHT = [
     "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
     "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise", "pipeline.compare",
     "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare",
+    "pipeline.serve.server",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

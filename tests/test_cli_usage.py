@@ -113,7 +113,7 @@ def test_a_misspelt_word_is_a_usage_error_with_the_nearest(words: list[str], mes
         ["--nonsense"], ["run", "--nonsense"], ["run", "--set"], ["run", "ingest", "--data", "x"], ["predict"],
         ["predict", "export"], ["predict", "--top", "0", "export", "a.jpg"], ["init"], ["weights"],
         ["ui", "--port", "0"], ["similar", "photos-1"], ["similar", "--top", "0", "photos-1", "a.jpg"],
-        ["bank", "clear", "--json"], ["bank", "--nonsense"],
+        ["serve"], ["serve", "export", "--port", "0"], ["bank", "clear", "--json"], ["bank", "--nonsense"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -153,6 +153,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(words: list[str], message: str) 
     ("words", "message"),
     [
         (["predict", "gone", "photo.jpg"], "photo.jpg"),
+        (["serve", "gone"], "gone holds no contract.json"),
         (["weights", "inceptionv3"], "did you mean 'inception_v3'?"),
         (["similar", "photos-1", "photo.jpg"], "no run 'photos-1' in"),
     ],

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,6 +96,11 @@ class Predictor:
             for found in _map_ahead(self._predict_batch, _batches(read, batch_size), askers, ahead=_ASKERS):
                 yield from found
 
+    def predict_contents(self, contents: bytes) -> Prediction:
+        """Returns a prediction for one encoded image; its path is empty. `quiet_pillow` belongs around it."""
+        (prediction,) = self._predict_batch([(Path(), _decodable(contents))])
+        return replace(prediction, path="")
+
     def answer(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the signature's outputs for B encoded images; `error` says of each what is wrong with it."""
         import tensorflow as tf
@@ -145,11 +150,18 @@ def _batches(items: Iterable[_Given], size: int) -> Iterator[list[_Given]]:
 def _read(path: Path) -> bytes | str:
     """Returns what ingest would store of a file for the decoder, or why it would refuse it."""
     try:
-        contents = read_contents(path)
-        if is_plain_jpeg(contents):  # decoded once, by the graph: twice would cost as much as a small network
-            return contents
-        picture = read_picture(contents, suffix=None)
+        return _decodable(read_contents(path))
     except (DataError, ValueError) as error:  # ValueError: a list may hold names that no file can have
+        return str(error)
+
+
+def _decodable(contents: bytes) -> bytes | str:
+    """Returns the same of a file's bytes."""
+    if is_plain_jpeg(contents):  # decoded once, by the graph: twice would cost as much as a small network
+        return contents
+    try:
+        picture = read_picture(contents, suffix=None)
+    except DataError as error:
         return str(error)
     return encode_png(picture.pixels) if picture.transcode else contents
 

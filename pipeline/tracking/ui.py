@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import TrackingError
+from pipeline.loopback import HOST, why_not
 from pipeline.tracking.store import (
     database_file,
     is_sqlite,
@@ -25,8 +25,6 @@ from pipeline.tracking.store import (
     store_uri,
     without_password,
 )
-
-_HOST = "127.0.0.1"
 
 
 def serve_ui(root: Path, port: int) -> None:
@@ -53,7 +51,7 @@ def serve_ui(root: Path, port: int) -> None:
             while server.poll() is None and not _answers(port):
                 time.sleep(0.1)
             if server.poll() is None:
-                print(f"MLflow UI: http://{_HOST}:{port}/{page}  (Ctrl-C ends it)", flush=True)
+                print(f"MLflow UI: http://{HOST}:{port}/{page}  (Ctrl-C ends it)", flush=True)
             server.wait()
         log.seek(0)
         raise TrackingError(f"the MLflow UI ended: {_last_words(log.read().decode(errors='replace'))}")
@@ -93,23 +91,15 @@ def _check_port(port: int) -> None:
         # As the server does; without it a port whose last connections are still closing would count as taken.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            candidate.bind((_HOST, port))
+            candidate.bind((HOST, port))
         except OSError as error:
-            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise TrackingError(f"port {port} {reason}; choose another: --port {_free_port()}") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind((_HOST, 0))
-        port: int = candidate.getsockname()[1]
-        return port
+            raise TrackingError(why_not(port, error)) from error
 
 
 def _answers(port: int) -> bool:
     """Returns whether someone listens on the port."""
     try:
-        socket.create_connection((_HOST, port), timeout=1).close()
+        socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
         return False
     return True
@@ -134,7 +124,7 @@ def _exit_on_signals() -> Iterator[None]:
 def _server(uri: str, port: int, log: int) -> Iterator[subprocess.Popen[bytes]]:
     """Yields MLflow's server, which writes to the file descriptor `log`; it has ended when the block has."""
     # One worker and no job runner: one person looks at pictures, and each process costs 300 MB and seconds to start.
-    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **os.environ,

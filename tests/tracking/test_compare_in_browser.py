@@ -7,11 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from chromium import NAMES, BrowserError, Chromium, find_chromium
+from chromium import BrowserError, Chromium, chromium_or_skip
 from PIL import Image
 from test_ui import SERVE, find_free_port
 
@@ -34,14 +33,7 @@ METRICS = [
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip(f"Chromium is not installed (none of {', '.join(NAMES)}), so MLflow's pages were not looked at")
-    with ExitStack() as stack:
-        try:
-            browser = stack.enter_context(Chromium(program, tmp_path_factory.mktemp("chromium")))
-        except BrowserError as error:  # Ubuntu's chromium-browser says only where to get one
-            pytest.skip(f"{program} does not start here ({error}), so MLflow's pages were not looked at")
+    with chromium_or_skip(tmp_path_factory.mktemp("chromium"), "MLflow's pages were not looked at") as browser:
         yield browser
 
 

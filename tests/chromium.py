@@ -16,10 +16,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -62,6 +65,20 @@ class BrowserError(Exception):
 def find_chromium() -> str | None:
     """Returns the browser's program, None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def chromium_or_skip(profile: Path, missed: str) -> Iterator[Chromium]:
+    """Yields a browser; where there is none, or it does not start, the test is skipped and says what was missed."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(f"Chromium is not installed (none of {', '.join(NAMES)}), so {missed}")
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(Chromium(program, profile))
+        except BrowserError as error:  # Ubuntu's chromium-browser says only where to get one
+            pytest.skip(f"{program} does not start here ({error}), so {missed}")
+        yield browser
 
 
 class Chromium:

@@ -15,7 +15,7 @@ from pipeline.config import Resize
 from pipeline.export.golden import Original
 from pipeline.export.probes import picture
 from pipeline.export.savedmodel import export_savedmodel
-from pipeline.export.stage import Origin
+from pipeline.export.stage import Origin, publish
 from pipeline.ingest.manifest import SCHEMA, Manifest
 from pipeline.tasks.base import Calibration
 from pipeline.tasks.table import load_task
@@ -89,6 +89,13 @@ def export_small(folder: Path, seed: int = 0) -> Path:
     """Returns the folder, in which the small network stands exported, and nothing beside it."""
     of = original(seed=seed)
     export_savedmodel(of.model, of.task, CLASSES, folder, calibration=of.calibration)
+    return folder
+
+
+def publish_small(folder: Path) -> Path:
+    """Returns the folder, in which the small network stands exported with its golden images and its contract."""
+    test, of = build_test_split(folder.parent / "test"), original()
+    publish(of, ORIGIN, test, recorded(of, test), 6, folder)
     return folder
 
 
