@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
+from subjects import CALIBRATION, original
 
 from pipeline.cli import cli
 from pipeline.config import build_config
@@ -20,7 +21,6 @@ from pipeline.export.stage import write_sums
 from pipeline.models.backbones import BACKBONES, find_backbone
 from pipeline.models.network import build_network
 from pipeline.tasks.table import load_task
-from tests.export.subjects import CALIBRATION, original
 
 RAN: list[str] = []
 
