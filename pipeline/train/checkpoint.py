@@ -148,8 +148,9 @@ def _sync_folder(folder: Path) -> None:
 def _read(path: Path) -> Checkpoint | None:
     """Returns what is in a file; None if it is absent or damaged, since the one before may be whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # numpy's own reader looks at each member's checksum
-            arrays = {name: file[name] for name in file.files}
+        # Opened here, since numpy leaves open what it cannot read. Its reader looks at each member's checksum.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = {name: members[name] for name in members.files}
         document = json.loads(arrays.pop(_DOCUMENT).tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
