@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError, shown
-from pipeline.files import atomic_path, write_bytes, write_csv, write_json
+from pipeline.files import atomic_path, json_digest, write_bytes, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
 from pipeline.ingest.result import DuplicatePair
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.models.network import Network
     from pipeline.tasks.base import Calibration, Chapter, Evaluation, Task
     from pipeline.train.bank.store import FeatureStore
+    from pipeline.train.checkpoint import Checkpoints
     from pipeline.train.epochs import EpochRow
     from pipeline.train.search import SearchResult, Trial
 
@@ -151,13 +152,14 @@ class Conductor:
         self.tracker.log_params(params)
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
+        checkpoints = self._checkpoints(manifest)
         with strategy_scope(self.config.train.strategy):
             network = self._network(manifest, precision)
             outcome = train(
                 network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
                 seed=self.config.seed, store=self._bank(), progress=self.progress,
                 on_epoch=lambda row: self.tracker.log_metrics(_metrics(row), int(row["epoch"])),
-                on_trial=self._log_trial,
+                on_trial=self._log_trial, checkpoints=checkpoints,
             )  # fmt: skip
         if outcome.search:
             self._store_search(outcome.search)
@@ -175,6 +177,21 @@ class Conductor:
         save_figure(history_figure(outcome.history, self._task().headline_metric), self.run.file("history.png"))
         self._log(self.run.history, self.run.file("history.png"), self.run.calibration)
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
+        checkpoints.clear()
+
+    def _checkpoints(self, manifest: Manifest) -> Checkpoints:
+        """Returns the checkpoints of this run's training, for this recipe and data and for these versions alone."""
+        import keras
+        import tensorflow as tf
+
+        from pipeline.train.checkpoint import Checkpoints
+
+        recipe = self.config.model_dump(mode="json", include={"seed", "task", "augment", "model", "train"})
+        identity = {
+            "recipe": json_digest(recipe), "data set": manifest.digest, "TensorFlow": tf.__version__,
+            "Keras": keras.__version__,
+        }  # fmt: skip
+        return Checkpoints(self.run.checkpoints, identity, self.config.train.checkpoint_every_steps)
 
     def evaluate(self) -> None:
         """Model, test split -> evaluation, predictions, chapters with their pictures."""

@@ -211,6 +211,9 @@ class TrainConfig(Section):
     )
     ema: Fraction = Field(0.0, description="momentum of the moving average of the weights, 0 is off")
     patience: Epochs = Field(10, description="epochs without a better validation loss before a phase ends; 0: never")
+    checkpoint_every_steps: int = Field(
+        0, ge=0, le=10**9, description="batches between checkpoints; 0: after epochs, as often as it costs little"
+    )
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: data-parallel over all local GPUs")
     confident_accuracy: float = Field(
         0.95, gt=0, lt=1, description="share of right answers among those that the model calls confident; on validation"

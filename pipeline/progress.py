@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -12,6 +12,10 @@ class Bar(Protocol):
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Counts `steps` more as done; `note` stands beside the bar from now on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user has asked to stop, and is told so at a sign of progress: what was being done is done."""
 
 
 class Progress(Protocol):
@@ -24,7 +28,10 @@ class Progress(Protocol):
         """Shows one line that stays."""
 
     def check(self) -> None:
-        """Raises `KeyboardInterrupt` if the user has asked to stop."""
+        """Raises `Interrupted` if the user has asked to stop."""
+
+    def gently(self) -> AbstractContextManager[None]:
+        """Returns a context in which a first wish to stop waits for the next sign of progress; a second does not."""
 
 
 class Silent:
@@ -43,3 +50,7 @@ class Silent:
 
     def check(self) -> None:
         """Does nothing."""
+
+    def gently(self) -> AbstractContextManager[None]:
+        """Returns a context that does nothing."""
+        return nullcontext()

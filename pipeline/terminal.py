@@ -8,11 +8,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, Any
 
 from rich import progress as rich_progress
 from rich.console import Console
+
+from pipeline.progress import Interrupted
 
 
 class Interrupts:
@@ -28,6 +30,7 @@ class Interrupts:
     def __init__(self, advice: str = "") -> None:
         self._advice = advice
         self._received: int | None = None
+        self._patient = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -43,13 +46,23 @@ class Interrupts:
             self._report(lost)
 
     def _receive(self, number: int, _frame: object) -> None:
-        self._received = number
-        raise KeyboardInterrupt
+        first, self._received = self._received is None, number
+        if not (first and self._patient):
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Lets a first signal wait for `check` while the block lasts; a second one does not wait."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def check(self) -> None:
-        """Raises `KeyboardInterrupt` if a signal came."""
+        """Raises `Interrupted` if a signal came."""
         if self._received is not None:
-            raise KeyboardInterrupt
+            raise Interrupted
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Gives both signals back, and ends the process if one of them came."""
@@ -70,6 +83,7 @@ class TerminalProgress:
 
     def __init__(self, interrupts: Interrupts | None = None) -> None:
         self._check = interrupts.check if interrupts else lambda: None
+        self._patience = interrupts.patience if interrupts else nullcontext
         # A descriptor of its own: what is drawn here must not vanish with the chatter that `quiet_tensorflow` hides.
         try:
             stream: IO[str] = os.fdopen(os.dup(sys.stderr.fileno()), "w", 1, closefd=False)
@@ -97,8 +111,12 @@ class TerminalProgress:
         self.console.print(line, soft_wrap=True, markup=False)
 
     def check(self) -> None:
-        """Raises `KeyboardInterrupt` if a signal came."""
+        """Raises `Interrupted` if a signal came."""
         self._check()
+
+    def gently(self) -> AbstractContextManager[None]:
+        """Returns a context in which a first signal waits for the next sign of progress; a second one does not."""
+        return self._patience()
 
 
 class _Bar:

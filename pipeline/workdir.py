@@ -64,6 +64,11 @@ class RunDir:
         return self.path / "manifest.parquet"
 
     @property
+    def checkpoints(self) -> Path:
+        """Where unfinished training goes on from."""
+        return self.path / "checkpoints"
+
+    @property
     def model(self) -> Path:
         """The trained Keras model: raw pixels -> logits."""
         return self.path / "model.keras"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ class MlflowTracker:
         self._uri = store_uri(self._root)
         self._client: Any = None
         self._run_id = ""
+        self._recorded: set[tuple[str, int, str]] = set()  # before this process went on with the run
+        self._goes_on = False
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
@@ -59,9 +62,13 @@ class MlflowTracker:
             self._client.log_batch(self._run_id, params=entries, synchronous=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Records metrics; without a step MLflow files them under step 0."""
+        """Records metrics; without a step MLflow files them under step 0.
+
+        A run that is gone on with says again what it had said before it was killed: that is not recorded twice.
+        """
+        new = {name: value for name, value in metrics.items() if _moment(name, step or 0, value) not in self._recorded}
         with self._errors("record metrics"):
-            self._client.log_batch(self._run_id, metrics=_entries(metrics, step or 0), synchronous=True)
+            self._client.log_batch(self._run_id, metrics=_entries(new, step or 0), synchronous=True)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies the file or directory to the artifact store."""
@@ -95,6 +102,8 @@ class MlflowTracker:
 
         with self._errors(f"record {name!r}"):
             parent = self._client.get_run(self._run_id)
+            if self._goes_on and self._has_trial(parent, name):
+                return
             # Data set, task and backbone, so that a search for them finds trials too; MLflow's own are of one run.
             tags = {key: value for key, value in parent.data.tags.items() if not key.startswith("mlflow.")}
             run_id = self._create_run(parent.info.experiment_id, name, tags | {MLFLOW_PARENT_RUN_ID: self._run_id})
@@ -107,6 +116,16 @@ class MlflowTracker:
                 status = "FINISHED"
             finally:
                 self._client.set_terminated(run_id, status)
+
+    def _has_trial(self, parent: Any, name: str) -> bool:
+        """Returns whether a trial was recorded before this process went on; what is left of half of one is removed."""
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+        words = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._run_id}' and tags.`{MLFLOW_RUN_NAME}` = '{name}'"
+        found = self._client.search_runs([parent.info.experiment_id], words)
+        for half in (run for run in found if run.info.status != "FINISHED"):
+            self._client.delete_run(half.info.run_id)
+        return any(run.info.status == "FINISHED" for run in found)
 
     def log_dataset(self, *, name: str, digest: str, source: str, counts: Mapping[str, int]) -> None:
         """Records the dataset as a training input; the UI shows the digest's first characters."""
@@ -201,6 +220,9 @@ class MlflowTracker:
     def _go_on(self) -> None:
         """Sets the run running again and takes back why it ended."""
         run = self._client.get_run(self._run_id)
+        self._goes_on = True
+        histories = [self._client.get_metric_history(self._run_id, name) for name in run.data.metrics]
+        self._recorded = {_moment(entry.key, entry.step, entry.value) for history in histories for entry in history}
         self._client.update_run(self._run_id, status="RUNNING")
         reason = run.data.tags.get(_REASON_TAG)
         if reason is not None:
@@ -234,6 +256,11 @@ def _entries(metrics: Mapping[str, float], step: int) -> list[Any]:
 
     now = time.time_ns() // 1_000_000  # MLflow counts in milliseconds
     return [Metric(name, float(value), now, step) for name, value in metrics.items()]
+
+
+def _moment(name: str, step: int, value: float) -> tuple[str, int, str]:
+    """Returns what makes two metrics the same; as text, in which NaN equals itself, and infinity as MLflow keeps it."""
+    return name, step, repr(min(max(float(value), -sys.float_info.max), sys.float_info.max))
 
 
 def _reason_paragraph(status: str, reason: str) -> str:

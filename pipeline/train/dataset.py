@@ -166,11 +166,12 @@ def chosen_batches(
 
 def live_batches(
     images: Images, spec: InputSpec, policy: Policy, *, seed: int, epochs: range, batch_size: int,
-    kept: int | None = None, decoded: tf.Tensor | None = None,
+    kept: int | None = None, decoded: tf.Tensor | None = None, done: int = 0,
 ) -> tf.data.Dataset:  # fmt: skip
     """Returns (pixels, targets, loss weights) for the epochs, one after the other, each image once an epoch.
 
     The order is fresh in every epoch, the views are those of `epoch_views`. A batch never crosses into the next epoch.
+    The first epoch is without the `done` batches at its start, which are not decoded either.
     What is `decoded` already is not decoded in every epoch; it makes no difference to the batches.
     """
     paths, seeds = tf.constant(list(images.paths)), tf.constant(images.seeds)
@@ -187,7 +188,7 @@ def live_batches(
         order = epoch_order(len(images), seed, epoch)
         rows = tf.data.Dataset.from_tensor_slices(
             (order, tf.gather(epoch_views(len(images), seed, epoch, kept), order))
-        )
+        ).skip(done * batch_size * tf.cast(tf.equal(epoch, epochs.start), tf.int64))
         if decoded is None:
             pixels = rows.map(lambda row, view: (read(paths[row]), row, view), _CORES, deterministic=True)
             return pixels.batch(batch_size).map(finish, 2, deterministic=True)

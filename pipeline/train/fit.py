@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from pipeline.tasks.base import UNCALIBRATED, Calibration, Task
 from pipeline.train.bank.features import BankedFeatures, Features, feature_batches, plain_batches
 from pipeline.train.bank.fill import Bank, Lower, Wanted
 from pipeline.train.bank.store import FeatureStore
+from pipeline.train.checkpoint import Checkpoint, Checkpoints, numbered
 from pipeline.train.dataset import (
     Images,
     InputSpec,
@@ -35,8 +38,9 @@ from pipeline.train.dataset import (
 )
 from pipeline.train.epochs import EpochRow, Epochs, Quick, Sided, best_loss, fit_epochs
 from pipeline.train.extraction import Speedometer, expected
+from pipeline.train.recovery import Position, Recovery, assign, values_of
 from pipeline.train.search import SearchResult, Trial
-from pipeline.train.trials import HeadTrials
+from pipeline.train.trials import HeadTrials, Recorded
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def strategy_scope(name: str) -> AbstractContextManager[object]:
 def train(
     network: Network, task: Task, manifest: Manifest, policy: Policy, augment: AugmentConfig, config: TrainConfig,
     *, seed: int, store: FeatureStore, progress: Progress, on_epoch: Callable[[EpochRow], None] = lambda row: None,
-    on_trial: Callable[[Trial], None] = lambda trial: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None, checkpoints: Checkpoints | None = None,
 ) -> TrainResult:  # fmt: skip
     """Returns the history of training `network` in place; the weights of the best validation loss are kept.
 
@@ -93,14 +97,17 @@ def train(
         progress: Shown a bar for each thing that takes long.
         on_epoch: Called with each row of the history as it is made; after a search with those of the chosen trial.
         on_trial: Called with each trial of a search as it ends.
+        checkpoints: Where training is kept, and gone on from: the outcome is that of training that was never
+            interrupted, to the last bit on one machine. The callbacks hear of everything again from the start.
 
     Raises:
+        Interrupted: The user has asked to stop, and the last step is kept.
         ModelError: `config.fine_tune.from` names no cut, or the loss is never finite.
         DataError: TensorFlow cannot decode an image, or one is not what it was at ingest.
     """
     began = time.perf_counter()
     data = _load(network, task, manifest, policy, augment, config)
-    trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch, on_trial)
+    trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch, on_trial, checkpoints)
     with naming_bad_images([*data.train.paths, *data.validation.paths]):
         if config.head.epochs:
             trainer.head_phase()
@@ -130,6 +137,7 @@ class _Trainer:
     def __init__(
         self, network: Network, task: Task, config: TrainConfig, data: _Data, seed: int, store: FeatureStore,
         progress: Progress, on_epoch: Callable[[EpochRow], None], on_trial: Callable[[Trial], None],
+        checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
         self.network, self.task, self.config, self.data = network, task, config, data
         self.seed, self.store, self.progress = seed, store, progress
@@ -140,20 +148,50 @@ class _Trainer:
         self._opened: dict[str, list[Features]] = {}  # by the name of the cut
         self._validation: tuple[tuple[keras.Model, ...], tf.data.Dataset] | None = None
         self.found: SearchResult | None = None
+        self.checkpoints = checkpoints or Checkpoints()
+        self._begin = self.checkpoints.load()
+        self._recorded, self._head_end = Recorded(), dict[str, np.ndarray]()
+        if self._begin:
+            self._live_passes = self._begin.document["passes"]
+            trials = [Trial.from_document(document) for document in self._begin.document["trials"]]
+            self._recorded = Recorded(trials, self._begin.part("trial"))
 
     @property
     def forward_passes(self) -> int:
-        """Passes of images through frozen layers so far."""
+        """Passes of images through frozen layers so far, those before an interruption among them."""
         return self._live_passes + sum(bank.forward_passes for bank in self._banks)
 
     def head_phase(self) -> None:
         """Trains the classifier alone."""
+        cut = self._head_cut()
+        if self._begin and self._begin.document["phase"] == "fine_tune":
+            return self._recall_head(cut, self._begin)
         if self.config.features == "live":
-            return self._fit_live("head", self.network.cut(FEATURES), [])
-        # Cutmix pastes a box: into feature maps here, which must not have been pooled then.
-        name = self.network.cut(1.0 if self.config.cutmix else FEATURES).name
-        lower = self._lower(name) if self.config.fine_tune.epochs else None
-        return self._fit_top("head", self.network.cut(name), [], lower)
+            return self._fit_live("head", cut, [])
+        lower = self._lower(cut.name) if self.config.fine_tune.epochs else None
+        return self._fit_top("head", cut, [], lower)
+
+    def _head_cut(self) -> Cut:
+        # Cutmix pastes a box: into feature maps in a bank, which must not have been pooled then.
+        return self.network.cut(1.0 if self.config.cutmix and self.config.features == "bank" else FEATURES)
+
+    def _recall_head(self, cut: Cut, begin: Checkpoint) -> None:
+        """Does what the head phase did before an interruption, without its training."""
+        if self.config.searched:
+            self._search(cut, None)
+        else:
+            for row in begin.document["history"]:
+                if row["phase"] == "head":
+                    self._log(row)
+        assign(cut.top.variables, begin.part("head"))
+
+    def _told(self, phase: str) -> Checkpoint:
+        """Returns what a checkpoint of a phase holds beside the state of `fit`."""
+        document = {
+            "phase": phase, "history": [dict(row) for row in self.history], "passes": self.forward_passes,
+            "trials": [trial.document() for trial in self._recorded.trials],
+        }  # fmt: skip
+        return Checkpoint(document, self._head_end)
 
     def _lower(self, name: str) -> Lower | None:
         """Returns the features that fine-tuning will begin from, when those of a head phase at a cut can follow.
@@ -170,6 +208,9 @@ class _Trainer:
     def fine_tune_phase(self) -> None:
         """Trains what is above the cut; keeps the head phase's weights should this make validation worse."""
         before, best_before = self.network.full.get_weights(), best_loss(self.history, "head")
+        self._head_end = numbered("head", values_of(self._head_cut().top.variables))
+        if not (self._begin and self._begin.document["phase"] == "fine_tune"):
+            self.checkpoints.save(self._told("fine_tune"))
         cut = self.network.cut(self.config.fine_tune.from_)
         frozen = {id(layer) for layer in cut.trunk._flatten_layers()}
         trained = [layer for layer in self.network.backbone.layers if id(layer) not in frozen]
@@ -210,9 +251,11 @@ class _Trainer:
         """Trains the top on what the trunk answers once for each image and view."""
         shape = cut.top.input_shape[1:]
         train, validation = self._open(name, cut, lower)
-        batches = feature_batches(
-            train, shape, seed=self.seed, epochs=self._numbers(name), batch_size=self.config.batch_size
-        )
+
+        def batches(start: Position, epochs: range) -> tf.data.Dataset:
+            size = self.config.batch_size
+            return feature_batches(train, shape, seed=self.seed, epochs=epochs, batch_size=size, done=start.step)
+
         data = self._epochs(name, batches, plain_batches(validation, shape))
         self._validation = ((cut.top,), data.validation)
         if name == "head" and self.config.searched:
@@ -222,13 +265,23 @@ class _Trainer:
         else:
             self._fit(self._apart(cut), data, trained)
 
-    def _search(self, cut: Cut, data: Epochs) -> None:
-        """Trains the head with several settings; what the chosen one gave is what training with it alone would give."""
+    def _search(self, cut: Cut, data: Epochs | None) -> None:
+        """Trains the head with several settings; what the chosen one gave is what training with it alone would give.
+
+        Without `data` all of them have been recorded.
+        """
 
         def fit(config: TrainConfig, log: Callable[[EpochRow], None]) -> None:
+            assert data is not None
             self._fit_with(config, self._apart(cut), data, [], Silent(), log)
 
-        trials = HeadTrials(self.network, cut.top, fit, data.validation, self.task, self.on_trial)
+        def keep(recorded: Recorded) -> None:
+            told = self._told("head")
+            self.checkpoints.save(Checkpoint(told.document, numbered("trial", recorded.state)))
+
+        self._recorded.keep = keep
+        validation = data.validation if data else None
+        trials = HeadTrials(self.network, cut.top, fit, validation, self.task, self.on_trial, self._recorded)
         self.found = trials.search(self.config, self.progress)
         self.progress.say(self.found.words())
         self.config = self.found.setting.applied_to(self.config)
@@ -238,11 +291,14 @@ class _Trainer:
     def _fit_live(self, name: str, cut: Cut, trained: Sequence[keras.layers.Layer]) -> None:
         """Trains the top while the trunk answers anew, to fresh views, in every epoch."""
         first, numbers = len(self.history), self._numbers(name)
-        batches = live_batches(
-            self.data.train, self.data.spec, self.data.policy,
-            seed=self.seed, epochs=numbers, batch_size=self.config.batch_size,
-            decoded=decode_in_memory(self.data.train, self.data.spec, self.progress),
-        )  # fmt: skip
+        decoded = decode_in_memory(self.data.train, self.data.spec, self.progress)
+
+        def batches(start: Position, epochs: range) -> tf.data.Dataset:
+            return live_batches(
+                self.data.train, self.data.spec, self.data.policy, seed=self.seed, epochs=epochs,
+                batch_size=self.config.batch_size, decoded=decoded, done=start.step,
+            )  # fmt: skip
+
         images = len(self.data.train) + len(self.data.validation)
         passes = len(numbers) * images
 
@@ -254,7 +310,7 @@ class _Trainer:
         clock = Speedometer(tell)
         data = self._epochs(name, batches, self._validation_pixels())
         self._validation = ((cut.trunk, cut.top), data.validation)
-        self._fit(self._join(cut), data, trained, on_step=lambda: clock.count(self.config.batch_size))
+        self._fit(self._join(cut), data, trained, cut.trunk.variables, lambda: clock.count(self.config.batch_size))
         self._live_passes += (len(self.history) - first) * images
 
     def _numbers(self, name: str) -> range:
@@ -262,9 +318,13 @@ class _Trainer:
         first = len(self.history)
         return range(first, first + (self.config.fine_tune if name == "fine_tune" else self.config.head).epochs)
 
-    def _epochs(self, name: str, train: tf.data.Dataset, validation: tf.data.Dataset) -> Epochs:
-        steps = math.ceil(len(self.data.train) / self.config.batch_size)
-        return Epochs(name, self._numbers(name), steps, train, validation)
+    def _epochs(
+        self, name: str, batches: Callable[[Position, range], tf.data.Dataset], validation: tf.data.Dataset
+    ) -> Epochs:
+        steps, numbers = math.ceil(len(self.data.train) / self.config.batch_size), self._numbers(name)
+        return Epochs(
+            name, numbers, steps, lambda start: batches(start, range(start.epoch, numbers.stop)), validation
+        )  # fmt: skip
 
     def _validation_pixels(self) -> tf.data.Dataset:
         images = self.data.validation
@@ -293,11 +353,18 @@ class _Trainer:
         return Quick(inputs, cut.top(features))
 
     def _fit(
-        self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer],
+        self, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer], frozen: Sequence[Any] = (),
         on_step: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        with self.progress.bar(data.phase, len(data.numbers) * data.steps) as bar:
-            self._fit_with(self.config, model, data, trained, _Counted(bar, on_step), self._log)
+        begin = self._begin if self._begin and self._begin.document["phase"] == data.phase else None
+        for row in begin.document["history"][len(self.history) :] if begin else ():
+            self._log(row)
+        going_on = begin if begin and "position" in begin.document else None
+        recovery = Recovery(self.checkpoints, partial(self._told, data.phase), going_on, frozen)
+        with self.progress.bar(data.phase, len(data.numbers) * data.steps) as bar, self.progress.gently():
+            bar.advance(recovery.done(data.numbers.start, data.steps))
+            counted = _Counted(bar, on_step)
+            self._fit_with(self.config, model, data, trained, counted, self._log, recovery)
         if not math.isfinite(best_loss(self.history, data.phase)):
             raise ModelError(
                 f"training diverged: no finite validation loss in {data.phase}; lower train.{data.phase}.learning_rate"
@@ -305,11 +372,11 @@ class _Trainer:
 
     def _fit_with(
         self, config: TrainConfig, model: keras.Model, data: Epochs, trained: Sequence[keras.layers.Layer], bar: Bar,
-        log: Callable[[EpochRow], None],
+        log: Callable[[EpochRow], None], recovery: Recovery | None = None,
     ) -> None:  # fmt: skip
         fit_epochs(
             model, data, config, self.task, trained_backbone=trained, seed=self.seed,
-            scale_loss=self.network.precision == "mixed_float16", bar=bar, log=log,
+            scale_loss=self.network.precision == "mixed_float16", bar=bar, log=log, recovery=recovery,
         )  # fmt: skip
 
     def _log(self, row: EpochRow) -> None:

@@ -9,10 +9,11 @@ import tensorflow as tf
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def mix_batches(batches: tf.data.Dataset, *, mixup: float, cutmix: float, seed: int) -> tf.data.Dataset:
+def mix_batches(batches: tf.data.Dataset, *, mixup: float, cutmix: float, seed: int, first: int = 0) -> tf.data.Dataset:
     """Returns (inputs, targets, weights) with pairs of examples blended; alphas of 0 leave the batches alone.
 
-    Where both are on, batches take turns. The n-th batch is always mixed the same way under one seed.
+    Where both are on, batches take turns. The n-th batch is always mixed the same way under one seed; the number
+    of the first one that is given is `first`.
     """
     kinds: list[Callable[[Batch, tf.Tensor], Batch]] = []
     if mixup:
@@ -28,7 +29,7 @@ def mix_batches(batches: tf.data.Dataset, *, mixup: float, cutmix: float, seed: 
             tf.cast(number % len(kinds), tf.int32), [lambda kind=kind: kind(batch, key) for kind in kinds]
         )
 
-    return batches.enumerate().map(mix)
+    return batches.enumerate(first).map(mix)
 
 
 def _mixup(batch: Batch, alpha: float, seed: tf.Tensor) -> Batch:

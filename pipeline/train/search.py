@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import TrainConfig
 from pipeline.errors import ModelError
@@ -77,6 +77,15 @@ class Trial:
     metrics: Mapping[str, float]
     history: Sequence[EpochRow]
     seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """Returns it as JSON can hold it; `from_document` reads it back."""
+        return {**asdict(self), "history": [dict(row) for row in self.history]}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Trial:
+        """Returns the trial that `document` described."""
+        return cls(**{**document, "setting": Setting(**document["setting"]), "history": tuple(document["history"])})
 
     @property
     def loss(self) -> float:

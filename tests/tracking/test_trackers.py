@@ -195,6 +195,44 @@ def test_start_with_a_run_id_goes_on_in_that_run(tracker: MlflowTracker, client:
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
+def test_a_run_that_is_gone_on_with_records_nothing_twice(tracker: MlflowTracker, client: Any, root: Path) -> None:
+    """A killed process may have recorded what its checkpoint does not know of; the next one says it again."""
+    run_id = started(tracker)
+    tracker.log_metrics({"train/loss": 0.5, "validation/loss": math.nan}, step=1)
+    tracker.log_metrics({"train/loss": 0.25}, step=2)  # killed before the other of step 2 was recorded
+    tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
+    again = MlflowTracker(root)
+    again.start(experiment="stamps", run_name="stamps-1", run_id=run_id)
+    again.log_metrics({"train/loss": 0.5, "validation/loss": math.nan}, step=1)
+    again.log_metrics({"train/loss": 0.25, "validation/loss": math.inf}, step=2)
+    again.log_metrics({"train/loss": 0.25}, step=3)
+    for number in (1, 2):
+        name = f"stamps-1 trial {number}"
+        again.log_trial(name, {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
+
+    def steps(name: str) -> list[int]:
+        return [metric.step for metric in client.get_metric_history(run_id, name)]
+
+    assert steps("train/loss") == [1, 2, 3]
+    assert steps("validation/loss") == [1, 2]
+    nested = client.search_runs([client.get_run(run_id).info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert sorted(run.info.run_name for run in nested) == ["stamps-1 trial 1", "stamps-1 trial 2"]
+
+
+def test_half_a_trial_is_recorded_anew(tracker: MlflowTracker, client: Any, root: Path) -> None:
+    run_id = started(tracker)
+    parent = client.get_run(run_id)
+    half = client.create_run(
+        parent.info.experiment_id, tags={"mlflow.parentRunId": run_id}, run_name="stamps-1 trial 1"
+    )  # a process was killed here
+    again = MlflowTracker(root)
+    again.start(experiment="stamps", run_name="stamps-1", run_id=run_id)
+    again.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": 1.25}, HISTORY)
+    (whole,) = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert (whole.info.status, whole.info.run_id != half.info.run_id) == ("FINISHED", True)
+    assert len(client.get_metric_history(whole.info.run_id, "train/loss")) == len(HISTORY)
+
+
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_finish_tells_status_and_reason(tracker: MlflowTracker, client: Any, status: Any) -> None:
     run_id = started(tracker)

@@ -32,10 +32,11 @@ class Features(Protocol):
     def plain_batch(self) -> int:
         """The size of the batches that `plain` yields."""
 
-    def epochs(self, seed: int, epochs: range, batch_size: int) -> Iterator[Batch]:
+    def epochs(self, seed: int, epochs: range, batch_size: int, done: int = 0) -> Iterator[Batch]:
         """Yields (features, targets, loss weights) for the epochs, one view of each image an epoch.
 
-        Orders and views are pure functions of (seed, epoch): `epoch_order` and `epoch_views`.
+        Orders and views are pure functions of (seed, epoch): `epoch_order` and `epoch_views`. The first epoch is
+        without the `done` batches at its start.
         """
 
     def plain(self) -> Iterator[np.ndarray]:
@@ -73,7 +74,7 @@ class BankedFeatures:
         rows[~plain] = self.view_rows.take(self.view_places[views[~plain] - 1, images[~plain]])
         return rows
 
-    def epochs(self, seed: int, epochs: range, batch_size: int) -> Iterator[Batch]:
+    def epochs(self, seed: int, epochs: range, batch_size: int, done: int = 0) -> Iterator[Batch]:
         """Yields as the protocol says; nothing is computed."""
         count, kept = len(self.images), len(self.view_places)
         targets = self.images.targets
@@ -81,7 +82,7 @@ class BankedFeatures:
         for epoch in epochs:
             order = epoch_order(count, seed, tf.constant(epoch)).numpy()
             views = epoch_views(count, seed, tf.constant(epoch), kept).numpy()[order]
-            for start in range(0, count, batch_size):
+            for start in range(done * batch_size if epoch == epochs.start else 0, count, batch_size):
                 rows = order[start : start + batch_size]
                 yield self.take(rows, views[start : start + batch_size]), targets[rows], weights[rows]
 
@@ -117,11 +118,12 @@ class ComputedFeatures:
         """The one that is always computed."""
         return self.batch_size
 
-    def epochs(self, seed: int, epochs: range, batch_size: int) -> Iterator[Batch]:
+    def epochs(self, seed: int, epochs: range, batch_size: int, done: int = 0) -> Iterator[Batch]:
         """Yields as the protocol says."""
         batches = live_batches(
-            self.images, self.spec, self.policy, seed=seed, epochs=epochs, batch_size=batch_size, kept=self.kept
-        )
+            self.images, self.spec, self.policy, seed=seed, epochs=epochs, batch_size=batch_size, kept=self.kept,
+            done=done,
+        )  # fmt: skip
         for pixels, targets, weights in batches:
             parts = range(0, len(pixels), self.batch_size)
             rows = [self._pass(pixels[start : start + self.batch_size]) for start in parts]
@@ -139,12 +141,14 @@ class ComputedFeatures:
 
 
 def feature_batches(
-    features: Features, shape: tuple[int, ...], *, seed: int, epochs: range, batch_size: int
+    features: Features, shape: tuple[int, ...], *, seed: int, epochs: range, batch_size: int, done: int = 0
 ) -> tf.data.Dataset:
     """Returns `features.epochs(...)` as a data set of float32; `shape` is that of one row."""
     targets = features.images.targets
     signature = tuple(tf.TensorSpec((None, *of), tf.float32) for of in (shape, targets.shape[1:], ()))
-    data = tf.data.Dataset.from_generator(lambda: features.epochs(seed, epochs, batch_size), output_signature=signature)
+    data = tf.data.Dataset.from_generator(
+        lambda: features.epochs(seed, epochs, batch_size, done), output_signature=signature
+    )
     return untuned(data.prefetch(2))
 
 
