@@ -21,6 +21,8 @@ import pytest
 
 import pipeline
 from pipeline.errors import ConfigError, TrackingError
+from pipeline.plan import Request
+from pipeline.run import run_pipeline
 from pipeline.tracking import MemoryTracker, MlflowTracker, NullTracker, Tracker
 
 LABELS = ["cat", "dog", "owl"]
@@ -465,6 +467,35 @@ def test_logged_model_loads_where_this_package_is_not(
     assert done.stdout.splitlines() == ["dog", "[]"]
 
 
+# MLflow: the registry.
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " ", ".."])
+def test_a_name_that_mlflow_refuses_is_refused_before_anything_is_done(
+    tracker: MlflowTracker, name: str, photo_folder: Path, root: Path
+) -> None:
+    settings = ("model.backbone=convnet", "model.weights=none", f"export.register={json.dumps(name)}")
+    with pytest.raises(ConfigError, match=r"export.register: MLflow takes no registered model "):
+        run_pipeline(Request(data=str(photo_folder), settings=settings), root, tracker=tracker)
+    assert [path.name for path in root.iterdir()] == ["mlflow.db"]
+
+
+def test_a_version_is_its_logged_model(tracker: MlflowTracker, client: Any, export_dir: Path) -> None:
+    run_id = started(tracker)
+    (export_dir / "sha256sums.txt").write_text("sums")
+    first, second = (tracker.log_model(export_dir, labels=LABELS, example=b"image") for _ in range(2))
+    assert second is not None
+    with pytest.raises(TrackingError, match=r"could not register the model as 'stamps'"):
+        tracker.register_model("stamps", str(first), {})  # gone since
+    assert tracker.register_model("stamps", second, {"run": "stamps-1"}) == "1"
+    version = client.get_model_version("stamps", "1")
+    assert (version.run_id, version.source) == (run_id, client.get_logged_model(second).artifact_location)
+    assert version.tags == {"run": "stamps-1", "export": hashlib.sha256(b"sums").hexdigest()}
+    assert client.get_model_version_by_alias("stamps", "candidate").version == version.version
+    assert tracker.register_model("stamps", second, {}) == "2"
+    assert client.get_registered_model("stamps").aliases == {"candidate": 2}
+
+
 # MLflow: what can go wrong.
 
 
@@ -530,3 +561,22 @@ def test_processes_may_share_the_first_use_of_a_store(tmp_path: Path) -> None:
     runs = client.search_runs([client.get_experiment_by_name("stamps").experiment_id])
     assert {run.info.run_id for run in runs} == set(run_ids)
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
+
+
+def register_one(root: Path, model_id: str) -> str:
+    return MlflowTracker(root).register_model("stamps", model_id, {"process": str(os.getpid())})
+
+
+@pytest.mark.slow
+def test_processes_may_register_at_once(tracker: MlflowTracker, client: Any, export_dir: Path, root: Path) -> None:
+    started(tracker)
+    model_id = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(4, mp_context=spawn) as processes:
+        numbers = list(processes.map(register_one, [root] * 8, [model_id] * 8, timeout=120))
+    assert sorted(numbers) == [str(number) for number in range(1, 9)]
+    versions = client.search_model_versions("name = 'stamps'")
+    assert {version.version for version in versions} == set(range(1, 9))
+    assert client.get_registered_model("stamps").aliases == {"candidate": 8}
+    listed = json.loads(client.get_logged_model(model_id).tags["mlflow.modelVersions"])
+    assert [str(entry["version"]) for entry in listed] == [str(number) for number in range(1, 9)]
