@@ -19,6 +19,7 @@ from pipeline.models.backbones.row import gflops
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.registration import version_tags
+from pipeline.run_card import load_card
 from pipeline.run_report import save_run_report
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
@@ -227,7 +228,8 @@ class Conductor:
         run_id = self.run.load_state().get("mlflow_run_id")
         origin = Origin(self.run.name, run_id, manifest.digest, model.backbone)
         golden, recorded = self.config.export.golden, load_predictions(self.run)
-        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export)
+        card = load_card(self.run, self.config)
+        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export, card)
         for line in lines(report):
             self.progress.say(f"export verified: {line}")
         missing = min(golden, len(manifest.split("test"))) - report["test_images"]
