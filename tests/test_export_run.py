@@ -62,6 +62,11 @@ def test_a_whole_run_ends_in_a_verified_export(tmp_path: Path, make_photos: Call
     assert (contract["run"], contract["backbone"]) == (result.run, "convnet")
     assert contract["dataset"] == json.loads((result.path / "ingest.json").read_text())["digest"]
     assert Predictor(result.export).labels == ("blue", "green", "red")
+    card = (result.export / "card.md").read_text()
+    assert f"# Model card: {result.run}\n\n**{result.headline}**" in card
+    assert f"| test/top_1 | {result.metrics['test/top_1']:.3f} | {result.metrics['test/top_1_low']:.3f} to " in card
+    assert "60 images in 3 classes from photos;" in card
+    assert str(tmp_path) not in card
 
 
 def test_without_an_evaluation_the_export_proves_itself_too(trained: RunResult, tmp_path: Path) -> None:
@@ -73,6 +78,7 @@ def test_without_an_evaluation_the_export_proves_itself_too(trained: RunResult, 
     golden = json.loads((result.export / "golden" / "golden.json").read_text())
     assert golden["answers_from"]["test images"] == "the Keras model at export; no stage evaluate"
     assert sum("id" in answer for answer in golden["answers"]) == 2
+    assert "**Not evaluated: " in (result.export / "card.md").read_text()
     assert verify(result.export)["ok"]
 
 
