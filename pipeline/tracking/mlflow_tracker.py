@@ -227,7 +227,8 @@ class MlflowTracker:
         versions = self._client.search_model_versions(f"run_id = '{self._run_id}'")
         registered = {version.source for version in versions}
         for model in logged_models(self._client, self._run_id):
-            if model.model_id != kept and model.artifact_location not in registered:
+            names = {model.artifact_location, f"models:/{model.model_id}"}  # ours, and `mlflow.register_model`'s
+            if model.model_id != kept and not names & registered:
                 self._client.delete_logged_model(model.model_id)
 
     def _attach_test_metrics(self, run: Any, model_id: str) -> None:

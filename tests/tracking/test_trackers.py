@@ -352,6 +352,20 @@ def test_a_second_export_takes_the_place_of_the_first(tracker: MlflowTracker, cl
     assert tags == {untouched: None, second: hashlib.sha256(b"second").hexdigest()}
 
 
+def test_what_somebody_registered_by_hand_stays_too(
+    tracker: MlflowTracker, client: Any, export_dir: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    run_id = started(tracker)
+    first = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    mlflow.register_model(f"models:/{first}", "by hand")
+    second = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    models = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert {model.model_id for model in models} == {first, second}
+
+
 def test_what_was_registered_stays_whatever_is_exported_later(
     tracker: MlflowTracker, client: Any, saved_model: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
