@@ -160,8 +160,9 @@ def _registered(run: RunDir, digest: str, registry: Registry, name: str | None) 
     if same:
         return same[0]
     if name is None and versions:
+        newest = versions[0]
         raise ConfigError(
-            f"{versions[0]} is of an earlier export of {run.name!r}; --register {versions[0].name} makes one of this"
+            f"{newest} is not of the export that {run.name!r} has now; --register {newest.name} makes one"
         )
     if name is None:
         raise ConfigError(f"run {run.name!r} was never registered; --register NAME does that now")
@@ -190,6 +191,8 @@ def _judge(run: RunDir, before: Version | None, options: Options) -> Judged:
             f"{holder.name} was trained or evaluated again since {before} was made of it: its answers are gone"
         )
     if holder.path.resolve() == run.path.resolve():
+        if "answers" not in before.tags:
+            return _unknown(f"{before} is an earlier export of {run.name}, from before the stage evaluate was run")
         return Judged(f"{before} is an earlier export of {run.name}, with the same answers to its test images")
     try:
         found = compare_runs(run.path.parent, str(holder.path), str(run.path), intersection=options.intersection)

@@ -94,7 +94,7 @@ def render_card(
     """
     found = card.evaluation
     text = _template().render(
-        card=card, config=card.config, contract=contract, formats=formats, litert=litert,
+        card=card, contract=contract, formats=formats, litert=litert,
         tag=_PIPELINE_TAGS.get(contract["task"]),
         counts=_counts(card.ingest), classes=len(contract["labels"]),
         source=_source_name(card.ingest["source"]),

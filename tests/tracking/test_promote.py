@@ -231,12 +231,20 @@ def test_a_version_of_an_earlier_export_is_not_the_export(add: Register, client:
     run = add("one", photos())
     add_file(run.export, "more.txt", "more")
     line = refusal(1, "one")
-    assert line == "version 1 of flowers is of an earlier export of 'one'; --register flowers makes one of this"
+    assert line == "version 1 of flowers is not of the export that 'one' has now; --register flowers makes one"
     assert "has no LoggedModel of its export" in refusal(1, "one", "--register", "flowers")
     tracker = MlflowTracker(run.project)
     tracker.start(experiment="x", run_name="one", run_id=run.load_state()["mlflow_run_id"])
     tracker.log_model(run.export, labels=CLASSES, example=b"image")
-    assert promoted("one", "--register", "flowers")["version"] == "2"
+    client.set_registered_model_alias("flowers", "champion", "1")
+    found = promoted("one", "--register", "flowers")
+    assert (found["version"], holder(client)) == ("2", "2")
+    assert (
+        found["verdict"] == "version 1 of flowers is an earlier export of one, with the same answers to its test images"
+    )
+    client.set_registered_model_alias("flowers", "champion", "1")
+    client.delete_model_version_tag("flowers", "1", "answers")
+    assert "from before the stage evaluate was run; --even-if-worse" in refusal(3, "one")
 
 
 @pytest.mark.usefixtures("runs")
