@@ -32,12 +32,13 @@ def split_words(card: Card) -> Raw:
 
 def training_words(card: Card) -> Raw:
     """Returns the recipe, as a paragraph."""
-    train, augment = card.config.train, card.config.augment.transforms
+    train, augment = card.config.train, card.config.augment
     phases = {"head": "the head alone", "fine_tune": f"the layers above {escape(str(train.fine_tune.from_))} too"}
     taken = ", then ".join(f"{count} epochs of {phases.get(name, name)}" for name, count in card.epochs.items())
     rates = [str(train.head.learning_rate)] * bool(train.head.epochs)
     rates += [str(train.fine_tune.learning_rate)] * bool(train.fine_tune.epochs)
-    names = [escape(one if isinstance(one, str) else next(iter(one))) for one in augment]
+    seen = augment.transforms if augment.views or train.features == "live" else ()  # a bank without views has none
+    names = [escape(one if isinstance(one, str) else next(iter(one))) for one in seen]
     searched = f" Chosen on validation: {', '.join(train.searched)}." if train.searched else ""
     return Raw(
         f"{_origin(card)} {taken[:1].upper()}{taken[1:]}, in batches of {train.batch_size}; AdamW, peak learning rate "

@@ -138,6 +138,8 @@ def test_data_and_training_are_those_of_the_run() -> None:
     assert "d" * 64 in text
     assert "From random weights. 6 epochs of the head alone, in batches of 32;" in text
     assert "Augmentation: rotate, flip_left_right." in text
+    without = card().config.model_copy(update={"augment": card().config.augment.model_copy(update={"views": 0})})
+    assert "Augmentation: none." in render_card(replace(card(), config=without), contract())
     assert f"Temperature {CALIBRATION.temperature:.3f}, threshold 0.500" in text
 
 
