@@ -86,20 +86,21 @@ def _run(
     from pipeline.tracking import MlflowTracker
 
     root = Path.cwd()
+    tracker = MlflowTracker(root)
     plan = plan_run(Request(config, data, name, settings, resume, tuple(stages)), root / "runs")
     if dry_run:
-        preflight(plan, root, fetch=False)
+        preflight(plan, root, tracker, fetch=False)
         click.echo("\n".join(plan.lines()))
         return
     with Interrupts("go on with: pipeline run --resume") as interrupts:
         progress = TerminalProgress(interrupts)
         announce(progress)
-        preflight(plan, root)
+        preflight(plan, root, tracker)
         for line in plan.lines():
             progress.say(line)
         # Ingest alone takes less time than TensorFlow takes to load.
         with contextlib.nullcontext() if plan.stages == ("ingest",) else quiet_tensorflow():
-            result = execute(plan, root, progress, MlflowTracker(root))
+            result = execute(plan, root, progress, tracker)
     _summarise(result)
 
 

@@ -92,4 +92,39 @@ def verify(export_dir: Path, as_json: bool) -> None:
         raise CheckError(f"{export_dir} is not what was exported: {count} problem{'s' if count > 1 else ''}")
 
 
-JUDGING = (compare, verify)
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--alias", required=True, metavar="NAME", help="The alias to move, such as champion.")
+@click.option("--register", metavar="MODEL", help="Register RUN's export under this name first, where it is not yet.")
+@click.option("--intersection", is_flag=True, help="Compare on the test images that both have, if the sets differ.")
+@click.option("--even-if-worse", is_flag=True, help="Promote what is worse, too, or what cannot be compared.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def promote(
+    run: str, alias: str, register: str | None, intersection: bool, even_if_worse: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Give an alias in MLflow's model registry to RUN's version, unless it is worse than the one that has it.
+
+    The export is verified again, then the two runs are compared as `pipeline compare` does. Exit code 3, and nothing
+    has moved, when RUN is worse, the two were tested on different images, or the export is damaged. A difference that
+    cannot be told from chance is no reason to refuse.
+
+    \b
+    pipeline promote photos-2 --alias champion
+    pipeline promote photos-2 --alias champion --register flowers
+    pipeline promote photos-2 --alias champion --json | jq -r .verdict
+    """
+    from pipeline.promote import Options, promote_run
+    from pipeline.terminal import Interrupts, quiet_tensorflow
+
+    options = Options(alias, register, intersection, even_if_worse)
+    with Interrupts(), quiet_tensorflow():
+        done = promote_run(Path.cwd() / "runs", run, options)
+    if as_json:
+        click.echo(json.dumps(done.document(), ensure_ascii=False, indent=2))
+    if done.refusal:
+        raise CheckError(done.refusal)
+    if not as_json:
+        click.echo("\n".join(map(shown, done.lines())))
+
+
+JUDGING = (compare, verify, promote)

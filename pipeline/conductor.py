@@ -18,6 +18,8 @@ from pipeline.models.backbones import find_backbone, input_size
 from pipeline.models.backbones.row import gflops
 from pipeline.plan import Plan
 from pipeline.progress import Progress
+from pipeline.registration import version_tags
+from pipeline.run_card import load_card
 from pipeline.run_report import save_run_report
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
@@ -243,7 +245,8 @@ class Conductor:
         run_id = self.run.load_state().get("mlflow_run_id")
         origin = Origin(self.run.name, run_id, manifest.digest, model.backbone)
         golden, recorded = self.config.export.golden, load_predictions(self.run)
-        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export)
+        card = load_card(self.run, self.config)
+        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export, card)
         for line in lines(report):
             self.progress.say(f"export verified: {line}")
         missing = min(golden, len(manifest.split("test"))) - report["test_images"]
@@ -252,11 +255,19 @@ class Conductor:
         self._log(self.run.export)
         self.tracker.log_metrics({"export/largest_difference": report["largest_difference"]})
         if self.config.export.logged_model:
-            # One that is in the export anyway: test images may be private.
-            example = next(
-                path for kind in ("test-01.*", "probe-coloured.*") for path in (self.run.export / "golden").glob(kind)
-            ).read_bytes()
-            self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
+            self._log_model(manifest)
+
+    def _log_model(self, manifest: Manifest) -> None:
+        """Puts the verified export into MLflow, and into its registry where the recipe names a model there."""
+        # One that is in the export anyway: test images may be private.
+        example = next(
+            path for kind in ("test-01.*", "probe-coloured.*") for path in (self.run.export / "golden").glob(kind)
+        ).read_bytes()
+        model_id = self.tracker.log_model(self.run.export, labels=manifest.classes, example=example)
+        name = self.config.export.register_
+        if name is not None and model_id is not None:
+            number = self.tracker.register_model(name, model_id, version_tags(self.run))
+            self.progress.say(f"registered: version {number} of {name}, its candidate now")
 
     def _explain(
         self, model: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation, calibration: Calibration

@@ -273,6 +273,18 @@ class ExportConfig(Section):
         description="test images copied into the export as its proof; 0: none, should they be private",
     )
     logged_model: bool = Field(True, description="also put the export into MLflow as a LoggedModel")
+    register_: str | None = Field(
+        None, alias="register", description="a registered model in MLflow: a verified export is its next candidate"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_register(self) -> ExportConfig:
+        if self.register_ is not None and not self.logged_model:
+            raise ValueError(
+                f"register is {self.register_!r} and logged_model false, so there is nothing to register; "
+                "set logged_model=true or register=null"
+            )
+        return self
 
 
 class Config(Section):

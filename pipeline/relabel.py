@@ -167,7 +167,7 @@ def _ingest_again(run: RunDir, file: Path, root: Path, name: str | None, progres
     # The recipe's file gives the new run its name, and is what a later `-c` is compared with; sides are kept from this
     # run, though a newer one may have dealt its images out by another seed.
     plan = replace(plan, recipe=recipe, fingerprints=state["fingerprints"], previous=Before(run, True))
-    preflight(plan, root)
+    preflight(plan, root, tracker)
     return execute(plan, root, progress, tracker).run
 
 

@@ -62,16 +62,18 @@ def run_pipeline(
     """
     root = root or Path.cwd()
     plan = plan_run(request, root / "runs")
-    preflight(plan, root)
-    return execute(plan, root, progress or Silent(), tracker or MlflowTracker(root))
+    tracker = tracker or MlflowTracker(root)
+    preflight(plan, root, tracker)
+    return execute(plan, root, progress or Silent(), tracker)
 
 
-def preflight(plan: Plan, root: Path, *, fetch: bool = True) -> None:
+def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -> None:
     """Looks for everything that would fail later and can be known now. Writes nothing in the project.
 
     Args:
         plan: What is to be done.
         root: The project's folder.
+        tracker: Where the run will be logged.
         fetch: Whether missing weights may be downloaded.
 
     Raises:
@@ -89,6 +91,8 @@ def preflight(plan: Plan, root: Path, *, fetch: bool = True) -> None:
         locate_weights(row, plan.config.model.weights)
     if "ingest" in plan.stages:
         check_source(plan.config.ingest, root / "data", root / ".cache")
+    if "export" in plan.stages and plan.config.export.register_ is not None:
+        tracker.check_model_name(plan.config.export.register_)
 
 
 def execute(plan: Plan, root: Path, progress: Progress, tracker: Tracker) -> RunResult:

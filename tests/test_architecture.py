@@ -34,10 +34,10 @@ LAYERS = [
     {"evaluate", "export"},
     {"tasks", "serve"},
     {"workdir", "tracking"},
-    {"plan", "trained", "run_report"},
+    {"plan", "trained", "run_report", "run_card", "registration"},
     {"conductor"},
     {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
-    {"relabel"},
+    {"relabel", "promote"},
     {"cli_looking", "cli_judging", "cli_predict", "cli_serving"},
     {"cli"},
     {"", "__main__"},  # "" is the package itself: the small Python API
@@ -52,7 +52,7 @@ LIGHT = [
     "pipeline.train.bank.listing", "pipeline.similar", "pipeline.trained", "pipeline.explain", "pipeline.zoo",
     "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
     "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise", "pipeline.compare",
-    "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare",
+    "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare", "pipeline.promote",
     "pipeline.serve.server",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}

@@ -71,6 +71,7 @@ COMMANDS = [
     ["relabel", "one", "fixes.csv"],
     ["bank", "list"],
     ["bank", "clear"],
+    ["promote", "one", "--alias", "champion", "--register", "ours"],
     ["weights", "efficientnet_lite0"],
 ]
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.export import clean, verify
+from pipeline.export.card import Card, save_card
 from pipeline.export.golden import GoldenImage, Original, build_golden, golden_document
 from pipeline.export.savedmodel import export_savedmodel
 from pipeline.files import atomic_path, file_digest
@@ -48,7 +49,7 @@ class Origin:
 
 def publish(
     original: Original, origin: Origin, test: Manifest, recorded: Mapping[str, Sequence[Any]] | None, count: int,
-    folder: Path,
+    folder: Path, card: Card | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report on an export, which `folder` holds then, whole and verified; an earlier one is replaced.
 
@@ -59,6 +60,7 @@ def publish(
         recorded: The columns of `predictions.parquet`; None where the stage evaluate has not been run.
         count: Test images in the golden set, at most; the report says how many there are (`test_images`).
         folder: Where to.
+        card: What the model card is made of; without it there is none.
 
     Raises:
         ExportError: In a clean process the export does not answer as the trained network did. Nothing is published.
@@ -72,6 +74,8 @@ def publish(
         )  # fmt: skip
         _write_json(draft / verify.CONTRACT, contract)
         write_golden(draft, golden, golden_document(original, golden, evaluated=recorded is not None))
+        if card:  # last, since it tells of what is there
+            save_card(card, draft)
         write_sums(draft)
         report = clean.verify_in_clean_process(draft)
     return report | {"export": str(folder), "test_images": sum("id" in image.document for image in golden)}

@@ -10,9 +10,10 @@ from pipeline.tracking.attach import attach_to_run
 from pipeline.tracking.mlflow_tracker import MlflowTracker
 from pipeline.tracking.port import MemoryTracker, NullTracker, Status, Tracker
 from pipeline.tracking.query import RecordedRun, finished_runs
+from pipeline.tracking.registry import Registry, Version, check_alias, check_model_name
 from pipeline.tracking.ui import serve_ui
 
 __all__ = [
-    "MemoryTracker", "MlflowTracker", "NullTracker", "RecordedRun", "Status", "Tracker", "attach_to_run",
-    "finished_runs", "serve_ui",
+    "MemoryTracker", "MlflowTracker", "NullTracker", "RecordedRun", "Registry", "Status", "Tracker", "Version",
+    "attach_to_run", "check_alias", "check_model_name", "finished_runs", "serve_ui",
 ]  # fmt: skip

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrackingError
+from pipeline.files import file_digest
 from pipeline.tracking.logged_model import save_pyfunc
 from pipeline.tracking.port import Status, cut, flatten
+from pipeline.tracking.registry import Registry, check_model_name, logged_models
 from pipeline.tracking.store import impatient, is_sqlite, silence, store_errors, store_lock, store_uri
 
 _REASON_TAG = "reason"
@@ -153,7 +155,7 @@ class MlflowTracker:
                 name="model",
                 source_run_id=self._run_id,
                 params=run.data.params,
-                tags={_DESCRIPTION_TAG: run.data.tags.get(_DESCRIPTION_TAG, "")},
+                tags={_DESCRIPTION_TAG: run.data.tags.get(_DESCRIPTION_TAG, ""), **_identity(export_dir)},
             )
             status = "FAILED"
             try:
@@ -165,7 +167,16 @@ class MlflowTracker:
                 status = "READY"
             finally:
                 self._client.finalize_logged_model(logged.model_id, status)
+            self._remove_earlier_models(logged.model_id)
         return str(logged.model_id)
+
+    def check_model_name(self, name: str) -> None:
+        """Looks whether MLflow would take the name."""
+        check_model_name(name, "export.register")
+
+    def register_model(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Returns the number of the new version."""
+        return Registry(self._root).register(name, model_id, tags).number
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags, values cut at MLflow's limit."""
@@ -230,6 +241,18 @@ class MlflowTracker:
             self.set_description(description.removeprefix(_reason_paragraph(run.info.status, reason)))
             self._client.delete_tag(self._run_id, _REASON_TAG)
 
+    def _remove_earlier_models(self, kept: str) -> None:
+        """Marks what earlier exports of the run have logged as deleted; `mlflow gc` frees the room.
+
+        Not what was registered: a version of a registered model is the files of its logged model.
+        """
+        versions = self._client.search_model_versions(f"run_id = '{self._run_id}'")
+        registered = {version.source for version in versions}
+        for model in logged_models(self._client, self._run_id):
+            names = {model.artifact_location, f"models:/{model.model_id}"}  # ours, and `mlflow.register_model`'s
+            if model.model_id != kept and not names & registered:
+                self._client.delete_logged_model(model.model_id)
+
     def _attach_test_metrics(self, run: Any, model_id: str) -> None:
         """Records the run's test metrics on the model too, since the UI's list of models shows only a model's own."""
         from mlflow.entities import Metric
@@ -261,6 +284,12 @@ def _entries(metrics: Mapping[str, float], step: int) -> list[Any]:
 def _moment(name: str, step: int, value: float) -> tuple[str, int, str]:
     """Returns what makes two metrics the same; as text, in which NaN equals itself, and infinity as MLflow keeps it."""
     return name, step, repr(min(max(float(value), -sys.float_info.max), sys.float_info.max))
+
+
+def _identity(export_dir: Path) -> dict[str, str]:
+    """Returns a tag that tells one export from another, of one that has digests of its files."""
+    sums = export_dir / "sha256sums.txt"
+    return {"export": file_digest(sums)} if sums.is_file() else {}
 
 
 def _reason_paragraph(status: str, reason: str) -> str:

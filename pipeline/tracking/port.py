@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pipeline.errors import ConfigError, TrackingError
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _MAX_PARAM_LENGTH = 6_000  # characters; MLflow cuts the rest without a mark (mlflow/utils/validation.py)
@@ -43,7 +45,16 @@ class Tracker(Protocol):
         """Records what the run was trained on: a digest, where it came from, how many images a split has."""
 
     def log_model(self, export_dir: Path, *, labels: Sequence[str], example: bytes) -> str | None:
-        """Returns the id of the exported SavedModel as a logged model; `example` is one encoded image."""
+        """Returns the id of the exported SavedModel as a logged model; `example` is one encoded image.
+
+        It is the run's only one: an earlier export's is removed, unless it was registered.
+        """
+
+    def check_model_name(self, name: str) -> None:
+        """Looks whether a model can be registered under this name; raises `ConfigError` where it cannot."""
+
+    def register_model(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Returns the number of a new version of the registered model `name`, which has the alias `candidate` then."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags, over earlier values."""
@@ -89,6 +100,14 @@ class NullTracker:
         """Returns None: no model was logged."""
         return None
 
+    def check_model_name(self, name: str) -> None:
+        """Refuses every name: there is no registry."""
+        raise ConfigError(f"export.register is {name!r}, but nothing is tracked; set export.register=null, or track")
+
+    def register_model(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Refuses to."""
+        raise TrackingError(f"nothing is tracked, so nothing can be registered as {name!r}")
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Drops the tags."""
 
@@ -117,6 +136,7 @@ class MemoryTracker:
     trials: dict[str, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, object]] = field(default_factory=dict)
     models: dict[str, dict[str, object]] = field(default_factory=dict)
+    versions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
@@ -160,6 +180,14 @@ class MemoryTracker:
         model_id = f"model-{len(self.models)}"
         self.models[model_id] = {"export_dir": export_dir, "labels": list(labels), "example": example}
         return model_id
+
+    def check_model_name(self, name: str) -> None:
+        """Takes every name."""
+
+    def register_model(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Returns the place, from 1 on, at which the arguments were kept under the name."""
+        self.versions.setdefault(name, []).append({"model_id": model_id, "tags": dict(tags)})
+        return str(len(self.versions[name]))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keeps the tags."""

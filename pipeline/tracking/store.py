@@ -86,8 +86,9 @@ def _advice(error: Exception) -> str:
 
 
 def silence() -> None:
-    """Hides MLflow's chatter (migrations, links, advice about git), not its warnings and errors."""
+    """Hides MLflow's chatter (migrations, links, bars of files, advice about git), not its warnings and errors."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.git_utils").setLevel(logging.ERROR)

@@ -1,10 +1,8 @@
-"""One bad image in a batch, through every door of an export: the signature, the Predictor and the pyfunc loader."""
+"""One bad image in a batch, through both doors of an export: the signature and the Predictor."""
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from subjects import CLASSES, original
 from pipeline.errors import ExportError
 from pipeline.export.predict import Predictor
 from pipeline.export.probes import PROBES, bad_images
-from pipeline.export.pyfunc_loader import ImageClassifier
 from pipeline.export.savedmodel import export_savedmodel
 
 BAD = list(bad_images().values())
@@ -88,19 +85,6 @@ def test_the_predictor_says_what_the_graph_says(
         "path": str(paths[1]), "label": "", "probability": None, "probabilities": {}, "confident": None,
         "error": "the file is empty",
     }  # fmt: skip
-
-
-def test_the_pyfunc_model_has_a_row_for_a_bad_image(exported: Path, good: list[bytes]) -> None:
-    import pandas as pd
-
-    images: list[Any] = [good[0], b"", base64.b64encode(good[1]).decode(), "a", None, memoryview(good[2])]
-    rows = ImageClassifier(tf.saved_model.load(str(exported))).predict(pd.DataFrame({"image": images}))
-    assert [bool(error) for error in rows["error"]] == [False, True, False, True, True, False]
-    assert rows["class_id"].tolist()[1] == -1
-    assert rows["label"].tolist()[3:5] == ["", ""]
-    assert rows["probability"].tolist()[1] == 0
-    assert rows["probabilities"].tolist()[4] == [0.0] * len(CLASSES)
-    assert not rows["confident"].tolist()[1]
 
 
 def test_an_export_of_an_older_version_says_so(exported: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
+import re
 import shutil
 import unicodedata
 from pathlib import Path
@@ -185,3 +187,34 @@ def test_a_class_that_cannot_be_kept_is_refused(names: list[str], message: str, 
         examined(tmp_path)
     str(caught.value).encode()  # it can be printed
     assert "\n" not in str(caught.value)
+
+
+def test_the_card_names_them_all_and_its_call_through_mlflow_answers(
+    whole: RunResult, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+    from mlflow.pyfunc.scoring_server import invocations
+
+    assert whole.export
+    card = (whole.export / "card.md").read_text(encoding="utf-8")
+    assert str(root) not in card
+    address = re.search(r"mlflow models serve -m (\S+) ", card)
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "/invocations" in code]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    assert address is not None
+    model = mlflow.pyfunc.load_model(address.group(1))
+
+    def serve(request: Any) -> io.BytesIO:
+        """Answers as `mlflow models serve` does."""
+        assert request.full_url == "http://localhost:5001/invocations"
+        kind = request.get_header("Content-type")
+        answer = invocations(request.data.decode(), kind, model, model.metadata.get_input_schema())
+        assert answer.status == 200, answer.response
+        return io.BytesIO(answer.response.encode())
+
+    monkeypatch.setattr("urllib.request.urlopen", serve)
+    monkeypatch.chdir(whole.export)
+    exec(code, {})
+    (wanted,) = Predictor(whole.export).predict([Path("golden/probe-coloured.png")])
+    label, _, probability = capsys.readouterr().out.rstrip("\n").rpartition(" ")
+    assert (label, float(probability)) == (wanted.label, pytest.approx(wanted.probability, abs=1e-6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -18,7 +19,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import TrackingError
+import pipeline
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.plan import Request
+from pipeline.run import run_pipeline
 from pipeline.tracking import MemoryTracker, MlflowTracker, NullTracker, Tracker
 
 LABELS = ["cat", "dog", "owl"]
@@ -93,7 +97,16 @@ def test_back_ends_take_a_whole_run(factory: TrackerFactory, root: Path, export_
     tracker.log_table("per_class", {"class": LABELS, "f1": [0.5, math.nan, 1.0]})
     tracker.log_trial("stamps-1 trial 1", {"learning_rate": 0.1}, {"validation/kept_loss": math.nan}, HISTORY)
     tracker.log_dataset(name="stamps", digest="ab" * 32, source="data/stamps", counts={"train": 3, "test": 1})
-    tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    model_id = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    if model_id is None:
+        with pytest.raises(
+            ConfigError, match=r"export.register is 'stamps', but nothing is tracked; set export.register"
+        ):
+            tracker.check_model_name("stamps")
+    else:
+        tracker.check_model_name("stamps")
+        assert tracker.register_model("stamps", model_id, {"run": "stamps-1"}) == "1"
+        assert tracker.register_model("stamps", model_id, {"run": "stamps-1"}) == "2"
     tracker.set_tags({"stage": "export"})
     tracker.set_description("Three classes.")
     tracker.finish("FINISHED")
@@ -362,6 +375,54 @@ def test_model_belongs_to_its_run(tracker: MlflowTracker, client: Any, export_di
     assert len(client.get_metric_history(run_id, "test/top_1")) == 1
 
 
+def test_a_second_export_takes_the_place_of_the_first(tracker: MlflowTracker, client: Any, export_dir: Path) -> None:
+    other = MlflowTracker(Path(client.tracking_uri.removeprefix("sqlite:///")).parent)
+    other.start(experiment="stamps", run_name="stamps-2")
+    untouched = other.log_model(export_dir, labels=LABELS, example=b"image")
+    run_id = started(tracker)
+    (export_dir / "sha256sums.txt").write_text("first")
+    tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    (export_dir / "sha256sums.txt").write_text("second")
+    second = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    models = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert {model.model_id for model in models} == {untouched, second}
+    tags = {model.model_id: model.tags.get("export") for model in models}
+    assert tags == {untouched: None, second: hashlib.sha256(b"second").hexdigest()}
+
+
+def test_what_somebody_registered_by_hand_stays_too(
+    tracker: MlflowTracker, client: Any, export_dir: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    run_id = started(tracker)
+    first = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    mlflow.register_model(f"models:/{first}", "by hand")
+    second = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    models = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert {model.model_id for model in models} == {first, second}
+
+
+def test_what_was_registered_stays_whatever_is_exported_later(
+    tracker: MlflowTracker, client: Any, saved_model: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    run_id = started(tracker)
+    first = tracker.log_model(saved_model, labels=LABELS, example=b"image")
+    assert first is not None
+    tracker.register_model("stamps", first, {})
+    second = tracker.log_model(saved_model, labels=LABELS, example=b"image")
+    models = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert {model.model_id for model in models} == {first, second}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/stamps@candidate")
+    assert model.metadata.model_id == first
+    assert model.predict(pd.DataFrame({"image": [b"xxxx"]}))["label"].item() == "dog"
+
+
 def test_model_that_cannot_be_saved_is_marked_failed(tracker: MlflowTracker, client: Any, tmp_path: Path) -> None:
     run_id = started(tracker)
     with pytest.raises(TrackingError, match="could not log the model"):
@@ -397,15 +458,38 @@ def test_logged_model_predicts_like_the_saved_model(
     assert answers["error"].tolist() == [error.decode() for error in expected["error"].numpy()]
 
 
-def test_loader_takes_base64_and_no_rows(saved_model: Path) -> None:
+def test_the_script_takes_base64_and_no_rows_and_answers_what_is_no_image(saved_model: Path) -> None:
     import pandas as pd
+    from mlflow.pyfunc import PythonModelContext
 
-    from pipeline.export.pyfunc_loader import _load_pyfunc
+    from pipeline.tracking.model_script import ImageClassifier
 
-    classifier = _load_pyfunc(str(saved_model))
+    classifier, context = ImageClassifier(), PythonModelContext({"export": str(saved_model)}, None)
+    classifier.load_context(context)
     columns = ["label", "class_id", "probability", "probabilities", "confident", "error"]
-    assert classifier.predict(pd.DataFrame({"image": ["eHh4eA==", b"xxxx"]}))["label"].tolist() == ["dog", "dog"]
-    assert classifier.predict(pd.DataFrame({"image": []})).columns.tolist() == columns
+    images = ["eHh4eA==", b"xxxx", memoryview(b"xxxxx"), "a", None]
+    answers = classifier.predict(context, pd.DataFrame({"image": images}))
+    not_base64, nothing = LABELS[len(b"not base64") % 3], LABELS[0]
+    assert answers["label"].tolist() == ["dog", "dog", "owl", not_base64, nothing]
+    assert answers["error"].tolist() == ["", "", "", "", "short"]
+    assert classifier.predict(context, pd.DataFrame({"image": []})).columns.tolist() == columns
+
+
+def test_the_logged_folder_holds_one_export_no_pickle_and_no_path_of_this_machine(
+    tracker: MlflowTracker, client: Any, saved_model: Path
+) -> None:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    started(tracker)
+    model_id = tracker.log_model(saved_model, labels=LABELS, example=b"image")
+    folder = Path(local_file_uri_to_path(client.get_logged_model(model_id).artifact_location))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == "saved_model.pb"]) == 1
+    assert [path for path in files if path.suffix in (".pkl", ".pickle", ".cloudpickle")] == []
+    for path in (path for path in files if "export" not in path.parts):
+        text = path.read_text()
+        for word in ("cloudpickle", str(saved_model), str(Path(pipeline.__file__).parent)):
+            assert word not in text, path
 
 
 LOAD_AND_PREDICT = """
@@ -433,6 +517,35 @@ def test_logged_model_loads_where_this_package_is_not(
         check=True,
     )
     assert done.stdout.splitlines() == ["dog", "[]"]
+
+
+# MLflow: the registry.
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " ", ".."])
+def test_a_name_that_mlflow_refuses_is_refused_before_anything_is_done(
+    tracker: MlflowTracker, name: str, photo_folder: Path, root: Path
+) -> None:
+    settings = ("model.backbone=convnet", "model.weights=none", f"export.register={json.dumps(name)}")
+    with pytest.raises(ConfigError, match=r"export.register: MLflow takes no registered model "):
+        run_pipeline(Request(data=str(photo_folder), settings=settings), root, tracker=tracker)
+    assert [path.name for path in root.iterdir()] == ["mlflow.db"]
+
+
+def test_a_version_is_its_logged_model(tracker: MlflowTracker, client: Any, export_dir: Path) -> None:
+    run_id = started(tracker)
+    (export_dir / "sha256sums.txt").write_text("sums")
+    first, second = (tracker.log_model(export_dir, labels=LABELS, example=b"image") for _ in range(2))
+    assert second is not None
+    with pytest.raises(TrackingError, match=r"could not register the model as 'stamps'"):
+        tracker.register_model("stamps", str(first), {})  # gone since
+    assert tracker.register_model("stamps", second, {"run": "stamps-1"}) == "1"
+    version = client.get_model_version("stamps", "1")
+    assert (version.run_id, version.source) == (run_id, client.get_logged_model(second).artifact_location)
+    assert version.tags == {"run": "stamps-1", "export": hashlib.sha256(b"sums").hexdigest()}
+    assert client.get_model_version_by_alias("stamps", "candidate").version == version.version
+    assert tracker.register_model("stamps", second, {}) == "2"
+    assert client.get_registered_model("stamps").aliases == {"candidate": 2}
 
 
 # MLflow: what can go wrong.
@@ -500,3 +613,22 @@ def test_processes_may_share_the_first_use_of_a_store(tmp_path: Path) -> None:
     runs = client.search_runs([client.get_experiment_by_name("stamps").experiment_id])
     assert {run.info.run_id for run in runs} == set(run_ids)
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
+
+
+def register_one(root: Path, model_id: str) -> str:
+    return MlflowTracker(root).register_model("stamps", model_id, {"process": str(os.getpid())})
+
+
+@pytest.mark.slow
+def test_processes_may_register_at_once(tracker: MlflowTracker, client: Any, export_dir: Path, root: Path) -> None:
+    started(tracker)
+    model_id = tracker.log_model(export_dir, labels=LABELS, example=b"image")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(4, mp_context=spawn) as processes:
+        numbers = list(processes.map(register_one, [root] * 8, [model_id] * 8, timeout=120))
+    assert sorted(numbers) == [str(number) for number in range(1, 9)]
+    versions = client.search_model_versions("name = 'stamps'")
+    assert {version.version for version in versions} == set(range(1, 9))
+    assert client.get_registered_model("stamps").aliases == {"candidate": 8}
+    listed = json.loads(client.get_logged_model(model_id).tags["mlflow.modelVersions"])
+    assert [str(entry["version"]) for entry in listed] == [str(number) for number in range(1, 9)]

@@ -1,7 +1,7 @@
-"""The loader that travels inside a logged MLflow model: an exported SavedModel behind MLflow's pyfunc interface.
+"""The script that travels inside a logged MLflow model: an exported SavedModel behind MLflow's pyfunc interface.
 
-MLflow copies this one file next to the SavedModel and imports it by its bare name where the model is loaded. That
-machine need not have `transfer-pipeline`, so nothing of this package is imported, and no pickle is involved.
+MLflow copies this one file into the model and runs it where the model is loaded ("models from code"). That machine need
+not have `transfer-pipeline`, so nothing of this package is imported, and no pickle is involved.
 """
 
 from __future__ import annotations
@@ -11,26 +11,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 BATCH_SIZE = 32  # bounds the memory that decoded images take, however long the table is
 
 
-class ImageClassifier:
+class ImageClassifier(PythonModel):
     """A SavedModel's `serving_default` signature as a function from table to table."""
 
-    def __init__(self, saved_model: Any) -> None:
-        """Takes what `tf.saved_model.load` returned."""
-        # Kept beside its signature, which does not keep it alive: without it the variables are gone at the first call.
-        self._saved_model = saved_model
-        self._serve = saved_model.signatures["serving_default"]
+    def load_context(self, context: Any) -> None:
+        """Loads the SavedModel, the artifact `export`."""
+        import tensorflow as tf
 
-    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        # Kept beside its signature, which does not keep it alive: without it the variables are gone at the first call.
+        self._saved_model = tf.saved_model.load(context.artifacts["export"])
+        self._serve = self._saved_model.signatures["serving_default"]
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Returns a row an image: `label`, `class_id`, `probability`, `probabilities`, `confident`, `error`.
 
         `probability` is the label's, `probabilities` are those of all classes. `error` is empty, or says what is wrong
         with an image; its label is empty then, its class id -1, its probabilities are 0.
 
         Args:
+            context: Part of MLflow's interface; not needed once the model is loaded.
             model_input: Its column `image` holds one encoded image per row, as bytes or as a base64 string.
             params: Part of MLflow's interface; this model has none.
         """
@@ -68,8 +73,4 @@ def _bytes_of(image: Any) -> bytes:
     return bytes(image) if isinstance(image, bytes | bytearray | memoryview) else b""
 
 
-def _load_pyfunc(data_path: str) -> ImageClassifier:
-    """Returns the classifier over the SavedModel in `data_path`; MLflow calls it by this name."""
-    import tensorflow as tf
-
-    return ImageClassifier(tf.saved_model.load(data_path))
+set_model(ImageClassifier())
