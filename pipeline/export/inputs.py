@@ -1,4 +1,4 @@
-"""The files to be predicted, paths or URLs: one by one, in folders, by patterns, in a list; found as they are needed."""
+"""The files to be predicted, paths or URLs: one by one, in folders, by patterns, in lists; found as they are needed."""
 
 from __future__ import annotations
 
