@@ -242,7 +242,10 @@ def _ray_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1:] or [one_line(error)]
-        raise PipelineError(
-            f"Ray gave up: {last[0][:240]}; the same command goes on from the rows that are kept"
-        ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if "No module named 'pipeline" in lines[-1]:
+            raise PipelineError(
+                f"a worker has no transfer-pipeline {_own_version()}; install it on every machine of the cluster"
+            ) from error
+        kept = "the same command goes on from the rows that are kept"
+        raise PipelineError(f"Ray gave up: {one_line(RuntimeError(lines[-1]))}; {kept}") from error

@@ -235,3 +235,20 @@ def test_a_worker_says_why_it_cannot_answer(
     (row,) = ask(worker(**changed), "a.jpg", "b.jpg")
     with pytest.raises(PipelineError, match=rf"^worker on .*: {trouble}"):
         cluster_model._require_answer(row)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            "traceback:\n\nModuleNotFoundError: No module named 'pipeline'",
+            r"^a worker has no transfer-pipeline \S+; install",
+        ),
+        ("Much.\nThe disk is full", "^Ray gave up: The disk is full; the same command goes on"),
+    ],
+)
+def test_an_error_of_rays_is_one_line(told: str, message: str) -> None:
+    import ray
+
+    with pytest.raises(PipelineError, match=message), cluster_model._ray_errors():
+        raise ray.exceptions.RaySystemError(told)

@@ -182,12 +182,28 @@ def test_what_keeps_a_worker_from_answering_is_told(model: ClusterModel, photos:
         next(model.predict(photos))
 
 
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_joined_and_stays(
+    export: Path, photos: list[Path], workers: Workers, tmp_path: Path
+) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    with start(export, b"".join(os.fsencode(path) + b"\n" for path in photos), tmp_path / "a.csv", address) as process:
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert process.returncode == 0, said
+    predict_to_file(Predictor(export), iter(photos), COUNT, tmp_path / "b.csv", Silent())
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert [node["Alive"] for node in ray.nodes()] == [True]
+
+
 # The command, which starts a cluster and stops it.
 
 
-def start(export: Path, listed: bytes, output: Path) -> subprocess.Popen[bytes]:
+def start(export: Path, listed: bytes, output: Path, address: str = "local") -> subprocess.Popen[bytes]:
     words = ["predict", str(export), "-", "-o", str(output), "--engine", "ray", "--workers", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1]), "RAY_ADDRESS": "local"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1]), "RAY_ADDRESS": address}
     output.with_name("listed").write_bytes(listed)
     with output.with_name("listed").open("rb") as stdin:
         return subprocess.Popen(
