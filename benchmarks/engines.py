@@ -22,14 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli_predict import _loaded
-from pipeline.export.cluster_model import _blocks
+from pipeline.export.cluster_model import _blocks, _table
 from pipeline.export.inputs import find_images
 from pipeline.export.job import predict_to_file
-from pipeline.export.predict import Prediction
+from pipeline.export.predict import Prediction, row_prediction
 from pipeline.progress import Silent
 from pipeline.terminal import TerminalProgress
 
@@ -81,10 +81,12 @@ class Ready:
         self.folder, self.labels = folder, tuple(f"class {number}" for number in range(classes))
 
     def predict(self, paths: Iterable[Path | str]) -> Iterator[Prediction]:
-        """Yields the same probabilities for each file."""
-        values = {label: 1 / 3 / (number + 1) for number, label in enumerate(self.labels)}
-        for path in paths:
-            yield Prediction(str(path), self.labels[0], 1 / 3, values, True)
+        """Yields the same row for each file, out of a table as it comes from a worker."""
+        row = {"path": "a.jpg", "confident": True, "values": [1 / 3 / (place + 1) for place in range(len(self.labels))]}
+        table, left = _table([row] * 128), iter(paths)
+        while block := list(islice(left, 128)):
+            for found in table.to_pylist()[: len(block)]:
+                yield row_prediction(self.labels, found["path"], found["error"], found["confident"], found["values"])
 
 
 def measure_driver(count: int, folder: Path) -> None:
@@ -115,25 +117,29 @@ def main() -> None:
         run_engine(engine, int(workers) or None, Path(export), Path(photos), Path(output), float(began))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000, help="0: the driver alone is measured")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--driver", type=int, default=200_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        export, photos = make_subject(options.backbone, options.images, root)
-        found: dict[str, Any] = {}
-        for engine, workers in ENGINES:
-            title = f"{engine}, {workers} worker{'s' * (workers > 1)}" if workers else engine
-            output = root / f"{title}.csv"
-            found[title] = times = measure(engine, workers, export, photos, output)
-            assert output.read_bytes() == (root / "local.csv").read_bytes()
-            print(
-                "{:15} start {start:5.1f} s, {rate:6.1f} images/s, stop {stop:4.1f} s".format(title, **times),
-                flush=True,
-            )
-        print_break_even(found)
-        measure_driver(options.driver, export)
+        if options.images:
+            print_break_even(measure_engines(options.backbone, options.images, root))
+        measure_driver(options.driver, root)
+
+
+def measure_engines(backbone: str, images: int, root: Path) -> dict[str, dict[str, float]]:
+    """Returns the times of every engine, which are printed as they come."""
+    export, photos = make_subject(backbone, images, root)
+    found: dict[str, dict[str, float]] = {}
+    for engine, workers in ENGINES:
+        title = f"{engine}, {workers} worker{'s' * (workers > 1)}" if workers else engine
+        output = root / f"{title}.csv"
+        found[title] = times = measure(engine, workers, export, photos, output)
+        assert output.read_bytes() == (root / "local.csv").read_bytes()
+        line = "{:15} start {start:5.1f} s, {rate:6.1f} images/s, stop {stop:4.1f} s"
+        print(line.format(title, **times), flush=True)
+    return found
 
 
 def make_subject(backbone: str, images: int, root: Path) -> tuple[Path, Path]:

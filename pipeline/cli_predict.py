@@ -61,7 +61,9 @@ def predict(
     if output:
         check_output(output)
     if engine == "ray":
-        _require_ray()
+        from pipeline.export.cluster import require_ray
+
+        require_ray()
     places = [place_of(path) for path in paths]
     advice = f"the same command goes on where it stopped, after the rows of {output}.part" if output else ""
     with Interrupts(advice) as interrupts:
@@ -76,12 +78,6 @@ def predict(
     progress.say(tally.line() + (f", in {output}" if output else ""))
     if not tally.predicted:
         sys.exit(1)
-
-
-def _require_ray() -> None:
-    from pipeline.export.cluster import require_ray
-
-    require_ray()
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def announce(progress: TerminalProgress) -> None:
 def hidden_stderr() -> Iterator[None]:
     """Hides what libraries write to stderr during the block, C++ too, but not what a `TerminalProgress` draws.
 
-    It is shown after all where the block ends with an error that is none of ours.
+    It is shown after all where the block ends with an error that no line explains.
     """
     sys.stderr.flush()
     shown = os.dup(2)
@@ -137,7 +137,7 @@ def hidden_stderr() -> Iterator[None]:
         os.dup2(hidden.fileno(), 2)
         try:
             yield
-        except PipelineError:
+        except (PipelineError, OSError):  # said in one line, or a reader that has seen enough
             raise
         except Exception:
             hidden.seek(0)
