@@ -94,7 +94,9 @@ def ray_cluster(asked: int | None, store: int = 0) -> Iterator[Workers]:
         PipelineError: The cluster does not answer, or has no room.
     """
     address = _cluster_address()
-    _quiet_ray(alone=address is None)
+    # Read when Ray is loaded: no usage statistics, and no warning of a change to come in what GPUs a worker sees.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -111,7 +113,8 @@ def _connect(ray: Any, address: str | None, store: int) -> None:
     said: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE + store, **said)
+        with _loopback(ray):
+            ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE + store, **said)
         return
     try:
         ray.init(address, **said)
@@ -137,13 +140,25 @@ def _cluster_address() -> str | None:
     return started.strip() or None
 
 
-def _quiet_ray(*, alone: bool) -> None:
-    """Sets what Ray reads when it is loaded: no usage statistics, and no network where this machine is `alone`."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # unset, Ray warns of a coming change
-    if alone:
-        # Ray's name for "this machine is no cluster": it then uses the loopback address, on Linux too.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+@contextmanager
+def _loopback(ray: Any) -> Iterator[None]:
+    """Lets a Ray that is started in the block use the loopback address alone.
+
+    By Ray's switch for "this machine is no cluster", as on macOS and Windows; `_node_ip_address` does not do it. The
+    processes that are started read it from the environment, this one has read it when Ray was loaded.
+    """
+    constants = ray._private.ray_constants
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[0]
+        if before[1] is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before[1]
 
 
 @contextmanager
