@@ -14,6 +14,7 @@ from typing import IO, Any
 from rich import progress as rich_progress
 from rich.console import Console
 
+from pipeline.errors import PipelineError
 from pipeline.progress import Interrupted
 
 
@@ -84,7 +85,7 @@ class TerminalProgress:
     def __init__(self, interrupts: Interrupts | None = None) -> None:
         self._check = interrupts.check if interrupts else lambda: None
         self._patience = interrupts.patience if interrupts else nullcontext
-        # A descriptor of its own: what is drawn here must not vanish with the chatter that `quiet_tensorflow` hides.
+        # A descriptor of its own: what is drawn here must not vanish with the chatter that `hidden_stderr` hides.
         try:
             stream: IO[str] = os.fdopen(os.dup(sys.stderr.fileno()), "w", 1, closefd=False)
         except OSError:  # no descriptor: a test or a notebook has put something else in its place
@@ -142,26 +143,36 @@ def announce(progress: TerminalProgress) -> None:
 
 
 @contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Imports TensorFlow and finds its devices without the lines it writes to stderr before its log level counts.
+def hidden_stderr() -> Iterator[None]:
+    """Hides what libraries write to stderr during the block, C++ too, but not what a `TerminalProgress` draws.
 
-    They are shown after all should the import fail.
+    It is shown after all where the block ends with an error that no line explains.
     """
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as hidden:
         os.dup2(hidden.fileno(), 2)
         try:
-            import keras  # noqa: F401
-            import tensorflow as tf
-
-            tf.config.list_logical_devices()
-            tf.get_logger().setLevel("ERROR")  # its warnings are advice to whoever writes graphs
-        except BaseException:
+            yield
+        except (PipelineError, OSError):  # said in one line, or a reader that has seen enough
+            raise
+        except Exception:
             hidden.seek(0)
             os.write(shown, hidden.read())
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(shown, 2)
             os.close(shown)
+
+
+@contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Imports TensorFlow and finds its devices without the lines it writes to stderr before its log level counts."""
+    with hidden_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+        tf.get_logger().setLevel("ERROR")  # its warnings are advice to whoever writes graphs
     yield

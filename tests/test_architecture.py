@@ -54,8 +54,9 @@ LIGHT = [
     "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise", "pipeline.compare",
     "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare", "pipeline.promote",
     "pipeline.serve.server",
+    "pipeline.export.cluster", "pipeline.export.cluster_model", "pipeline.export.urls",
 ]  # fmt: skip
-HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
+HEAVY = {"tensorflow", "keras", "mlflow", "albumentations", "ray", "fsspec"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

@@ -1,4 +1,4 @@
-"""The files to be predicted: named one by one, in folders, by patterns or in a list, found as they are needed."""
+"""The files to be predicted, paths or URLs: one by one, in folders, by patterns, in lists; found as they are needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import DataError
+from pipeline.export.urls import kind_of, match_urls, place_of, walk_url
 from pipeline.images.headers import SUFFIXES
 
 #: Stands for a list of paths on the standard input.
@@ -19,18 +20,19 @@ STDIN = Path("-")
 _CHUNK = 2**16
 
 
-def find_images(paths: Sequence[Path], stdin: BinaryIO | None = None) -> tuple[Iterator[Path], int | None]:
+def find_images(paths: Sequence[Path | str], stdin: BinaryIO | None = None) -> tuple[Iterator[Path | str], int | None]:
     """Returns the images that are meant, in order, and their number, None where a list on `stdin` is part of them.
 
     The images are found while they are asked for, so a hundred thousand take no memory; the folders are walked once
     before, to count them.
 
     Args:
-        paths: Images, folders, patterns such as `photos/**/*.jpg`, or `-` for a list on `stdin`.
+        paths: Images, folders, patterns such as `photos/**/*.jpg`, URLs of these as strings, or `-` for a list on
+            `stdin`.
         stdin: The standard input, where it is named: a path a line, or paths separated by NULs as of `find -print0`.
 
     Raises:
-        DataError: A path does not exist, a pattern matches nothing, or no image is left.
+        DataError: A path does not exist, a pattern matches nothing, no image is left, or a storage does not answer.
     """
     for path in paths:
         _require(path)
@@ -42,18 +44,21 @@ def find_images(paths: Sequence[Path], stdin: BinaryIO | None = None) -> tuple[I
     return chain([first], images), total
 
 
-def _require(path: Path) -> None:
-    if path == STDIN or path.exists():
+def _require(path: Path | str) -> None:
+    if path == STDIN or (kind_of(path) if isinstance(path, str) else path.exists()):
         return
     if not glob.has_magic(str(path)):
         raise DataError(f"no file or folder {path}; name images, or folders that hold some")
-    if next(glob.iglob(str(path), recursive=True), None) is None:
+    matches = match_urls(path) if isinstance(path, str) else glob.iglob(str(path), recursive=True)
+    if next(matches, None) is None:
         raise DataError(f"nothing matches {path}; `**` stands for any folders, `*` for any part of a name")
 
 
-def _walk_all(paths: Iterable[Path], stdin: BinaryIO | None) -> Iterator[Path]:
+def _walk_all(paths: Iterable[Path | str], stdin: BinaryIO | None) -> Iterator[Path | str]:
     for path in paths:
-        if path == STDIN:
+        if isinstance(path, str):
+            yield from _walk_url(path)
+        elif path == STDIN:
             yield from _walk_listed(read_names(stdin) if stdin else ())
         elif path.is_dir():
             yield from walk_folder(path)
@@ -63,10 +68,23 @@ def _walk_all(paths: Iterable[Path], stdin: BinaryIO | None) -> Iterator[Path]:
             yield from _walk_pattern(str(path))
 
 
-def _walk_listed(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yields the files of a list, those that do not exist too: they are reported with the bad ones."""
+def _walk_url(url: str) -> Iterator[str]:
+    kind = kind_of(url)
+    if kind == "directory":
+        yield from walk_url(url)
+    elif kind:
+        yield url
+    else:
+        yield from match_urls(url)
+
+
+def _walk_listed(paths: Iterable[Path | str]) -> Iterator[Path | str]:
+    """Yields the files of a list, those that do not exist too: they are reported with the bad ones.
+
+    A URL in it is that of a file: to ask for every one whether it is a folder would take longer than to read it.
+    """
     for path in paths:
-        if os.path.isdir(path):
+        if isinstance(path, Path) and os.path.isdir(path):
             yield from walk_folder(path)
         else:
             yield path
@@ -93,8 +111,8 @@ def walk_folder(folder: Path) -> Iterator[Path]:
             yield folder / name
 
 
-def read_names(stream: BinaryIO) -> Iterator[Path]:
-    """Yields the paths of a list as they come in: one a line, or separated by NULs if there are any at its start."""
+def read_names(stream: BinaryIO) -> Iterator[Path | str]:
+    """Yields the paths and URLs of a list as they come in: one a line, or separated by NULs if its start has any."""
     start = b""
     while not (b"\0" in start or b"\n" in start):
         more = _read_some(stream)
@@ -105,13 +123,13 @@ def read_names(stream: BinaryIO) -> Iterator[Path]:
     rest = start
     while True:
         *names, rest = rest.split(separator)
-        yield from map(_path, filter(None, (_trim(name, separator) for name in names)))
+        yield from map(_place, filter(None, (_trim(name, separator) for name in names)))
         more = _read_some(stream)
         if not more:
             break
         rest += more
     if _trim(rest, separator):
-        yield _path(_trim(rest, separator))
+        yield _place(_trim(rest, separator))
 
 
 def _read_some(stream: BinaryIO) -> bytes:
@@ -125,5 +143,5 @@ def _trim(name: bytes, separator: bytes) -> bytes:
     return name.rstrip(b"\r") if separator == b"\n" else name
 
 
-def _path(name: bytes) -> Path:
-    return Path(os.fsdecode(name))
+def _place(name: bytes) -> Path | str:
+    return place_of(os.fsdecode(name))

@@ -14,10 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from pipeline.errors import PipelineError, shown
-from pipeline.export.predict import Prediction, Predictor, path_text
+from pipeline.export.predict import Model, Prediction, path_text, row_prediction
 from pipeline.export.tables import write_predictions
 from pipeline.export.verify import SUMS
 from pipeline.files import file_digest, lock, text_digest
@@ -70,7 +68,7 @@ class PartFile:
         self._file: BinaryIO | None = None
         self._end = len(self._first)
 
-    def resume(self, paths: Iterator[Path], tally: Tally) -> Iterator[Path]:
+    def resume(self, paths: Iterator[Path | str], tally: Tally) -> Iterator[Path | str]:
         """Returns the paths that are left; rows of the others are kept and counted, all further rows dropped.
 
         Rows are kept as long as they are of `paths`, from the first one on.
@@ -156,11 +154,7 @@ class PartFile:
             return None
         try:
             path, error, confident, values = json.loads(line)
-            if error is not None:
-                return Prediction(path, "", None, {}, error=error)
-            best = int(np.argmax(values))
-            probabilities = dict(zip(self._labels, values, strict=True))
-            return Prediction(path, self._labels[best], values[best], probabilities, confident)
+            return row_prediction(self._labels, path, error, confident, values)
         except (ValueError, TypeError):  # a power cut may leave zeros where a line was
             return None
 
@@ -175,7 +169,7 @@ def export_digest(folder: Path) -> str:
 
 
 def predict_to_file(
-    predictor: Predictor, images: Iterator[Path], total: int | None, output: Path, progress: Progress
+    model: Model, images: Iterator[Path | str], total: int | None, output: Path, progress: Progress
 ) -> Tally:
     """Returns the counts of all predictions, which stand in `output` then.
 
@@ -186,20 +180,20 @@ def predict_to_file(
     """
     tally = Tally()
     with _alone(output):
-        part = PartFile(output, export_digest(predictor.folder), predictor.labels)
+        part = PartFile(output, export_digest(model.folder), model.labels)
         existed = part.path.exists()
         left = part.resume(images, tally)
         done = tally.predicted + tally.bad
         if existed:
             progress.say(_resumption(part, done, total))
         with part, progress.bar("predict", None if total is None else max(0, total - done)) as bar:
-            for number, prediction in enumerate(predictor.predict(left), 1):
+            for number, prediction in enumerate(model.predict(left), 1):
                 part.add(prediction)
                 tally.add(prediction)
                 if number % _FLUSHED == 0:
                     part.flush()
                 bar.advance()
-        write_predictions(part.predictions(tally.predicted + tally.bad), predictor.labels, output)
+        write_predictions(part.predictions(tally.predicted + tally.bad), model.labels, output)
         part.path.unlink()
     return tally
 

@@ -179,8 +179,13 @@ def open_regular(path: str) -> io.BufferedReader:
     if not stat.S_ISREG(found.st_mode):
         raise DataError("not a file but a pipe, a socket or a device; remove it")
     if found.st_size > BYTE_LIMIT:
-        raise DataError(f"{found.st_size:,} bytes are over {BYTE_LIMIT:,}; save the image smaller")
+        raise DataError(too_large(found.st_size))
     return open(path, "rb")
+
+
+def too_large(size: int) -> str:
+    """Returns the reason why a file of so many bytes is no image."""
+    return f"{size:,} bytes are over {BYTE_LIMIT:,}; save the image smaller"
 
 
 def _decoded(image: Image.Image, contents: bytes, suffix: str | None) -> Opened:
