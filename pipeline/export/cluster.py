@@ -113,7 +113,7 @@ def _connect(ray: Any, address: str | None, store: int) -> None:
     said: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with _loopback(ray):
+        with _on_this_machine(ray):
             ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE + store, **said)
         return
     try:
@@ -141,24 +141,26 @@ def _cluster_address() -> str | None:
 
 
 @contextmanager
-def _loopback(ray: Any) -> Iterator[None]:
-    """Lets a Ray that is started in the block use the loopback address alone.
+def _on_this_machine(ray: Any) -> Iterator[None]:
+    """Keeps a Ray that is started in the block to itself, for which it has no setting (2.60).
 
-    By Ray's switch for "this machine is no cluster", as on macOS and Windows; `_node_ip_address` does not do it. The
-    processes that are started read it from the environment, this one has read it when Ray was loaded.
+    Addresses: its switch for "this machine is no cluster", as on macOS and Windows, makes it use the loopback address
+    alone; `_node_ip_address` does not. Its processes read it from the environment, this one has when Ray was loaded.
+    Requests: its API server, started even without a dashboard, asks the metadata services of three clouds where it is,
+    whatever the usage statistics are set to. Ray goes on where that server cannot be started; here it is not.
     """
-    constants = ray._private.ray_constants
+    constants, services = ray._private.ray_constants, ray._private.services
     name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
-    constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    before = constants.ENABLE_RAY_CLUSTER, services.start_api_server, os.environ.get(name)
+    constants.ENABLE_RAY_CLUSTER, services.start_api_server = False, lambda *_, **__: (None, None)
+    os.environ[name] = "0"
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = before[0]
-        if before[1] is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before[1]
+        constants.ENABLE_RAY_CLUSTER, services.start_api_server = before[:2]
+        os.environ.pop(name)
+        if before[2] is not None:
+            os.environ[name] = before[2]
 
 
 @contextmanager

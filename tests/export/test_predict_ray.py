@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +203,9 @@ def test_a_cluster_that_is_there_is_joined_and_stays(
 # The command, which starts a cluster and stops it.
 
 
-def start(export: Path, listed: bytes, output: Path, address: str = "local") -> subprocess.Popen[bytes]:
+def start(
+    export: Path, listed: bytes, output: Path, address: str = "local", under: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     words = ["predict", str(export), "-", "-o", str(output), "--engine", "ray", "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1]), "RAY_ADDRESS": address}
     if address != "local":  # one on the loopback address, which Ray does not take for a cluster's otherwise
@@ -209,7 +213,7 @@ def start(export: Path, listed: bytes, output: Path, address: str = "local") -> 
     output.with_name("listed").write_bytes(listed)
     with output.with_name("listed").open("rb") as stdin:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *words], stdin=stdin, stderr=subprocess.PIPE, env=environment
+            [*under, sys.executable, "-m", "pipeline", *words], stdin=stdin, stderr=subprocess.PIPE, env=environment
         )
 
 
@@ -261,3 +265,17 @@ def test_the_command_says_who_answers_and_nothing_of_rays(export: Path, photos: 
     assert lines[0] == "ray: 2 workers, each with 1 core"
     assert lines[-1].startswith("39 predicted, 2 bad (")
     assert all(line.startswith("predict  ") for line in lines[1:-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace sees what C++ does; it is not installed")
+def test_nothing_leaves_the_machine(export: Path, photos: list[Path], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    under = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
+    listed = b"".join(os.fsencode(path) + b"\n" for path in photos)
+    with start(export, listed, tmp_path / "labels.csv", under=under) as process:
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert process.returncode == 0, said
+    asked = re.findall(r'inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', trace.read_text(errors="replace"))
+    assert {address.removeprefix("::ffff:") for address in asked} == {"127.0.0.1"}
