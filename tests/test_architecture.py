@@ -53,6 +53,7 @@ LIGHT = [
     "pipeline.models.listing", "pipeline.models.reference", "pipeline.evaluate.report", "pipeline.evaluate.errors",
     "pipeline.relabel", "pipeline.evaluate.probe", "pipeline.evaluate.label_noise", "pipeline.compare",
     "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare",
+    "pipeline.export.formats.table",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations"}
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.export import clean, verify
+from pipeline.export.formats.stage import Wanted, add_formats
 from pipeline.export.golden import GoldenImage, Original, build_golden, golden_document
 from pipeline.export.savedmodel import export_savedmodel
 from pipeline.files import atomic_path, file_digest
@@ -48,7 +49,7 @@ class Origin:
 
 def publish(
     original: Original, origin: Origin, test: Manifest, recorded: Mapping[str, Sequence[Any]] | None, count: int,
-    folder: Path,
+    folder: Path, wanted: Wanted | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report on an export, which `folder` holds then, whole and verified; an earlier one is replaced.
 
@@ -59,6 +60,7 @@ def publish(
         recorded: The columns of `predictions.parquet`; None where the stage evaluate has not been run.
         count: Test images in the golden set, at most; the report says how many there are (`test_images`).
         folder: Where to.
+        wanted: Formats beside the SavedModel; the report has a row for each in `formats`.
 
     Raises:
         ExportError: In a clean process the export does not answer as the trained network did. Nothing is published.
@@ -72,9 +74,11 @@ def publish(
         )  # fmt: skip
         _write_json(draft / verify.CONTRACT, contract)
         write_golden(draft, golden, golden_document(original, golden, evaluated=recorded is not None))
+        rows = add_formats(draft, original, contract, golden, test, wanted or Wanted())
         write_sums(draft)
         report = clean.verify_in_clean_process(draft)
-    return report | {"export": str(folder), "test_images": sum("id" in image.document for image in golden)}
+    count = sum("id" in image.document for image in golden)
+    return report | {"export": str(folder), "test_images": count, "formats": rows}
 
 
 def contract_document(original: Original, origin: Origin) -> dict[str, Any]:
