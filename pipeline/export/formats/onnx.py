@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +33,23 @@ def convert(source: Source, path: Path) -> None:
     pixels, probabilities = f"{PIXELS}:0", frozen.outputs[0].name
     model, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(add_shapes=True), input_names=[pixels], output_names=[probabilities], opset=OPSET,
-        tensors_to_rename={pixels: PIXELS, probabilities: PROBABILITIES},
+        tensors_to_rename={pixels: PIXELS, probabilities: PROBABILITIES}, custom_op_handlers={"Erfc": (_erfc, [])},
     )  # fmt: skip
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH  # tf2onnx counts up names such as unk__35
     onnx.helper.set_model_props(model, source.metadata)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _erfc(graph: Any, node: Any, _name: str, _arguments: Sequence[Any]) -> None:
+    """Writes 1 - erf(x) for erfc(x), which `gelu` is made of and tf2onnx 1.17 does not know."""
+    (shape,), (dtype,) = node.output_shapes, node.output_dtypes
+    one = graph.make_const(f"{node.name}_one", np.float32(1))
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, name=node.name, outputs=node.output, shapes=[shape], dtypes=[dtype])
 
 
 def load(path: Path) -> Ask:

@@ -65,10 +65,26 @@ def prepare(original: Original, contract: Mapping[str, Any], calibration: Callab
             PROBABILITIES: original.task.serving_outputs(logits, original.classes, original.calibration)[PROBABILITIES]
         }
 
-    module.answer = tf.function(answer, [signature])
+    module.answer = tf.function(answer, [signature], autograph=False)
+    with _functions_inlined():
+        module.answer.get_concrete_function()
     with TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, {"serving_default": module.answer})
         yield Source(module.answer, signature, Path(folder), tuple(original.classes), contract, calibration)
+
+
+@contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """Lets functions inside of what is traced in the block become part of it.
+
+    Keras compiles a convolution in groups by XLA, as a function of its own that neither converter looks into.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def load(path: Path) -> Ask:
