@@ -60,7 +60,8 @@ def verify(export_dir: Path, as_json: bool) -> None:
     """Ask an exported model its golden images again, and check that no file has changed.
 
     Exit code 3 when an answer differs from the one that was recorded by more than 0.0001 in any probability, or a file
-    is damaged. Where this program is not installed, golden/verify.py inside the export does the same.
+    is damaged. Each other format whose runtime is installed is asked too, with its own tolerance. Where this program
+    is not installed, golden/verify.py inside the export does the same for the SavedModel, and checks all files.
 
     \b
     pipeline verify runs/default-1/export
@@ -76,16 +77,20 @@ def verify(export_dir: Path, as_json: bool) -> None:
     except NotAnExport as error:
         raise ExportError(str(error)) from error
     with Interrupts(), quiet_tensorflow():
+        from pipeline.export.formats.check import check_formats, format_lines, with_formats
+
         if not check_sums(export_dir)[0]:  # what is damaged is not loaded anyway
             try:
                 require_harmless(export_dir)
             except ExportError as error:
                 raise CheckError(str(error)) from error
         report = check(export_dir)
+        # What is damaged is not loaded, here neither.
+        report = with_formats(report, check_formats(export_dir) if report["ok"] else [])
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        for line in lines(report):
+        for line in (*lines(report), *format_lines(report["formats"])):
             click.echo(shown(line))
     if not report["ok"]:
         count = len(report["problems"]) + report["more_problems"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, shown
 from pipeline.files import atomic_path, json_digest, write_bytes, write_csv, write_json
@@ -233,6 +234,7 @@ class Conductor:
 
     def export(self) -> None:
         """Model, calibration, labels, recorded answers -> SavedModel, verified in a process of its own."""
+        from pipeline.export.formats.stage import Wanted
         from pipeline.export.golden import Original
         from pipeline.export.stage import Origin, publish
         from pipeline.export.verify import lines
@@ -245,8 +247,9 @@ class Conductor:
         run_id = self.run.load_state().get("mlflow_run_id")
         origin = Origin(self.run.name, run_id, manifest.digest, model.backbone)
         golden, recorded = self.config.export.golden, load_predictions(self.run)
+        wanted = Wanted(self.config.export.formats, manifest.split("train"), self.progress)
         card = load_card(self.run, self.config)
-        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export, card)
+        report = publish(original, origin, manifest.split("test"), recorded, golden, self.run.export, wanted, card)
         for line in lines(report):
             self.progress.say(f"export verified: {line}")
         missing = min(golden, len(manifest.split("test"))) - report["test_images"]
@@ -254,6 +257,8 @@ class Conductor:
             self.progress.say(f"{missing} of the golden test images are left out: too large, gone, or not as at ingest")
         self._log(self.run.export)
         self.tracker.log_metrics({"export/largest_difference": report["largest_difference"]})
+        if len(report["formats"]) > 1:
+            self._store_formats(report["formats"])
         if self.config.export.logged_model:
             self._log_model(manifest)
 
@@ -268,6 +273,14 @@ class Conductor:
         if name is not None and model_id is not None:
             number = self.tracker.register_model(name, model_id, version_tags(self.run))
             self.progress.say(f"registered: version {number} of {name}, its candidate now")
+
+    def _store_formats(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        from pipeline.export.formats.listing import format_lines, format_metrics, format_table
+
+        for line in format_lines(rows):
+            self.progress.say(line)
+        self.tracker.log_table("formats", format_table(rows))
+        self.tracker.log_metrics(format_metrics(rows))
 
     def _explain(
         self, model: keras.Model, task: Task, manifest: Manifest, evaluation: Evaluation, calibration: Calibration

@@ -272,6 +272,10 @@ class ExportConfig(Section):
         le=1000,
         description="test images copied into the export as its proof; 0: none, should they be private",
     )
+    formats: tuple[Literal["saved_model", "onnx", "litert"], ...] = Field(
+        ("saved_model",),
+        description="onnx, litert (float32, float16 and int8): made beside saved_model, which is always there",
+    )
     logged_model: bool = Field(True, description="also put the export into MLflow as a LoggedModel")
     register_: str | None = Field(
         None, alias="register", description="a registered model in MLflow: a verified export is its next candidate"

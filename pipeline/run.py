@@ -80,6 +80,7 @@ def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -
         PipelineError: The first thing found.
     """
     from pipeline.augment.policy import load_policy
+    from pipeline.export.formats.table import check_installed
     from pipeline.models.weights import locate_weights
 
     check_task(plan.config.task)
@@ -87,6 +88,8 @@ def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -
     row.check_size(input_size(plan.config.model))
     row.check_options(plan.config.model.options)
     load_policy(plan.config.augment.transforms)
+    if "export" in plan.stages:
+        check_installed(plan.config.export.formats)
     if fetch and {"build", "train"} & set(plan.stages):
         locate_weights(row, plan.config.model.weights)
     if "ingest" in plan.stages:

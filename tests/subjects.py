@@ -55,16 +55,19 @@ def original(resize: Resize = "stretch", seed: int = 0) -> Original:
 
 def build_test_split(folder: Path, count: int = 8) -> Manifest:
     """Returns a test split of pictures of several sizes, PNG and JPEG by turns."""
+    return build_split(folder, count, "test")
+
+
+def build_split(folder: Path, count: int, split: str) -> Manifest:
+    """Returns a split of pictures that no split of another name has."""
     folder.mkdir()
-    rows = []
+    rows, first = [], {"test": 50, "train": 500}[split]
     for number in range(count):
         path = folder / f"{number}.{'png' if number % 2 else 'jpg'}"
-        Image.fromarray(picture(number + 50, 30 + 7 * number, 40)).save(path)
+        Image.fromarray(picture(number + first, 30 + 7 * number, 40)).save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         label = CLASSES[number % len(CLASSES)]
-        rows.append(
-            {"id": f"{label}/{path.name}", "path": str(path), "label": label, "split": "test", "sha256": digest}
-        )
+        rows.append({"id": f"{label}/{path.name}", "path": str(path), "label": label, "split": split, "sha256": digest})
     return Manifest(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 

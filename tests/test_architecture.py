@@ -55,6 +55,7 @@ LIGHT = [
     "pipeline.evaluate.compare", "pipeline.evaluate.compare_table", "pipeline.pictures.compare", "pipeline.promote",
     "pipeline.serve.server",
     "pipeline.export.cluster", "pipeline.export.cluster_model", "pipeline.export.urls",
+    "pipeline.export.formats.table",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "albumentations", "ray", "fsspec"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import tensorflow as tf
 
 from pipeline.config import Resize
 from pipeline.export.probes import PROBES, Probe, bad_images
+from pipeline.export.rows import spread, unchanged
 from pipeline.images.headers import SUFFIXES
 from pipeline.ingest.manifest import Manifest
 from pipeline.tasks.base import Calibration, Evaluation, Task
-from pipeline.train.dataset import InputSpec, load_images
+from pipeline.train.dataset import InputSpec
 
 #: Bytes of test images that an export carries, at most: of phone photographs fewer are taken than were asked for.
 BYTE_BUDGET = 2**26
@@ -54,15 +54,15 @@ class Original:
         return height, width
 
     @cached_property
-    def _decode(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The decoder of evaluation, traced once."""
+    def decode(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The decoder of evaluation: an encoded image -> `(H, W, C)` float32 in [0, 255]. Traced once."""
         spec = InputSpec(self.image_size, self.model.input_shape[3], self.resize)
         decode: Callable[[tf.Tensor], tf.Tensor] = tf.function(spec.decode, [tf.TensorSpec((), tf.string)])
         return decode
 
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
         """Returns the answers to N encoded images, `(N, C)` float64, decoded as for evaluation."""
-        images = tf.data.Dataset.from_tensor_slices(list(contents)).map(self._decode).batch(_BATCH_SIZE)
+        images = tf.data.Dataset.from_tensor_slices(list(contents)).map(self.decode).batch(_BATCH_SIZE)
         logits = np.concatenate([self.model.predict_on_batch(pixels) for pixels in images])
         return self.task.probabilities(logits, self.calibration)
 
@@ -163,28 +163,17 @@ def _telling(original: Original, test: Manifest, recorded: Mapping[str, Sequence
 
 
 def _spread(test: Manifest, count: int) -> list[_Chosen]:
-    """Returns test images at even distances: over the classes, where ids begin with them."""
-    rows = np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)
-    return [_Chosen(row, "one of evenly spread test images") for row in np.unique(rows).tolist()]
+    return [_Chosen(row, "one of evenly spread test images") for row in spread(len(test), count)]
 
 
 def _read(test: Manifest, rows: Sequence[int]) -> dict[int, bytes]:
-    """Returns the bytes of the rows' images, from the first on as many as fit in the budget.
-
-    One that is gone or no longer what it was at ingest proves nothing and is left out; it is no reason to fail.
-    """
-    nothing = np.zeros((len(test), 0), np.float32)
-    images, contents, total = load_images(test, nothing, nothing[:0], 0), {}, 0
-    for row in rows:
-        try:
-            content = Path(images.paths[row]).read_bytes()
-        except OSError:
-            continue
+    """Returns the bytes of the rows' images, from the first on as many as fit in the budget."""
+    contents, total = {}, 0
+    for row, content in unchanged(test, rows):
         total += len(content)
         if total > BYTE_BUDGET:
             break
-        if hashlib.sha256(content).hexdigest() == images.contents[row]:
-            contents[row] = content
+        contents[row] = content
     return contents
 
 

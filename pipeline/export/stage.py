@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from pipeline.export import clean, verify
 from pipeline.export.card import Card, save_card
+from pipeline.export.formats.stage import Wanted, add_formats
 from pipeline.export.golden import GoldenImage, Original, build_golden, golden_document
 from pipeline.export.savedmodel import export_savedmodel
 from pipeline.files import atomic_path, file_digest
@@ -49,7 +50,7 @@ class Origin:
 
 def publish(
     original: Original, origin: Origin, test: Manifest, recorded: Mapping[str, Sequence[Any]] | None, count: int,
-    folder: Path, card: Card | None = None,
+    folder: Path, wanted: Wanted | None = None, card: Card | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report on an export, which `folder` holds then, whole and verified; an earlier one is replaced.
 
@@ -60,6 +61,7 @@ def publish(
         recorded: The columns of `predictions.parquet`; None where the stage evaluate has not been run.
         count: Test images in the golden set, at most; the report says how many there are (`test_images`).
         folder: Where to.
+        wanted: Formats beside the SavedModel; the report has a row for each in `formats`.
         card: What the model card is made of; without it there is none.
 
     Raises:
@@ -74,11 +76,13 @@ def publish(
         )  # fmt: skip
         _write_json(draft / verify.CONTRACT, contract)
         write_golden(draft, golden, golden_document(original, golden, evaluated=recorded is not None))
+        rows = add_formats(draft, original, contract, golden, test, wanted or Wanted())
         if card:  # last, since it tells of what is there
             save_card(card, draft)
         write_sums(draft)
         report = clean.verify_in_clean_process(draft)
-    return report | {"export": str(folder), "test_images": sum("id" in image.document for image in golden)}
+    count = sum("id" in image.document for image in golden)
+    return report | {"export": str(folder), "test_images": count, "formats": rows}
 
 
 def contract_document(original: Original, origin: Origin) -> dict[str, Any]:

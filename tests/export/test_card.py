@@ -233,7 +233,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export with a card and with the small network as `litert/float32.tflite`, as the stage export leaves it."""
     root = tmp_path_factory.mktemp("run")
     folder = root / "export"
-    publish(original(), ORIGIN, build_test_split(root / "test"), None, 2, folder, card(found=evaluation()))
+    publish(original(), ORIGIN, build_test_split(root / "test"), None, 2, folder, card=card(found=evaluation()))
     return folder
 
 
