@@ -56,6 +56,8 @@ bench: install  ## Measure what the README claims; takes some hours
 	@$(BIN)/python benchmarks/fashion_mnist.py
 	@$(BIN)/python benchmarks/classic.py
 	@$(BIN)/python benchmarks/honesty.py $${DATA:+"$$DATA"}
+	@$(BIN)/python benchmarks/export.py $${DATA:+"$$DATA"}
+	@$(BIN)/python benchmarks/engines.py
 
 battery: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)

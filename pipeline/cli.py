@@ -118,7 +118,11 @@ def _summarise(result: RunResult) -> None:
     if result.report:
         rows.append(("report", show(result.report)))
     if result.export:
-        rows += [("export", show(result.export)), ("predict", f"{_program()} predict {show(result.export)} IMAGE...")]
+        rows += [
+            ("export", show(result.export)),
+            ("predict", f"{_program()} predict {show(result.export)} IMAGE..."),
+            ("serve", f"{_program()} serve {show(result.export)}"),
+        ]
     if result.report:
         rows.append(("compare", f"{_program()} compare OTHER-RUN {result.run}"))
     rows.append(("all runs", f"make ui  (or: {_program()} ui), then open the address it prints"))
