@@ -106,7 +106,7 @@ def test_what_the_row_of_a_format_says_is_so(published: Path, test_split: Manife
         change = (answers.argmax(axis=1) == truth).mean() - (keras_answers.argmax(axis=1) == truth).mean()
         assert row["top_1_change"] == pytest.approx(change)
         assert row["agreement"] == pytest.approx((answers.argmax(axis=1) == keras_answers.argmax(axis=1)).mean())
-    golden = [answer for answer in json.loads((published / "golden/golden.json").read_text())["answers"]]
+    golden = json.loads((published / "golden/golden.json").read_text())["answers"]
     good = [answer for answer in golden if not answer.get("bad")]
     asked = pixels_of(of, [str(published / "golden" / answer["file"]) for answer in good])
     found = FORMATS[-1].open(published / FILES["litert_int8"])(asked)

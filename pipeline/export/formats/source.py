@@ -61,9 +61,8 @@ def prepare(original: Original, contract: Mapping[str, Any], calibration: Callab
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = original.model(pixels, training=False)
-        return {
-            PROBABILITIES: original.task.serving_outputs(logits, original.classes, original.calibration)[PROBABILITIES]
-        }
+        outputs = original.task.serving_outputs(logits, original.classes, original.calibration)
+        return {PROBABILITIES: outputs[PROBABILITIES]}
 
     module.answer = tf.function(answer, [signature], autograph=False)
     with _functions_inlined():
@@ -88,13 +87,16 @@ def _functions_inlined() -> Iterator[None]:
 
 
 def load(path: Path) -> Ask:
-    """Returns the function that asks the signature `pixels` of the SavedModel whose `saved_model.pb` is at `path`."""
-    model = tf.saved_model.load(str(path.parent))
-    signature = model.signatures[PIXELS]
+    """Returns the function that asks the signature `pixels` of the SavedModel whose `saved_model.pb` is at `path`.
+
+    On the processor, as the other formats and the clean process that verifies the export: a GPU would round otherwise.
+    """
+    with tf.device("CPU"):
+        model = tf.saved_model.load(str(path.parent))  # kept by `ask`: a signature does not keep the variables alive
 
     def ask(pixels: np.ndarray) -> np.ndarray:
-        assert model  # a signature does not keep the variables alive
-        found: np.ndarray = signature(**{PIXELS: tf.constant(pixels)})[PROBABILITIES].numpy()
+        with tf.device("CPU"):
+            found: np.ndarray = model.signatures[PIXELS](**{PIXELS: tf.constant(pixels)})[PROBABILITIES].numpy()
         return found
 
     return ask

@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass
 class _Made:
-    """A format on its way: `reason` says why it is not published, and nothing is asked of it any more."""
+    """A format on its way: `reason` says why it is not published; what can be asked is measured all the same."""
 
     format: Format
     path: Path
