@@ -48,8 +48,7 @@ def require_harmless(export_dir: Path) -> None:
     try:
         model.ParseFromString((export_dir / "saved_model.pb").read_bytes())
     except (OSError, DecodeError) as error:
-        reason = f"{export_dir}/saved_model.pb cannot be read ({one_line(error)})"
-        raise ExportError(f"{reason}; run the stage export again") from error
+        raise ExportError(f"{export_dir} cannot be loaded ({one_line(error)}); run the stage export again") from error
     found = sorted({name for graph in model.meta_graphs for name in _harmful(graph)})
     if found:
         names = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")

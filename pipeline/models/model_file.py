@@ -12,6 +12,7 @@ import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,16 +61,22 @@ def require_harmless_network(path: Path) -> None:
     Raises:
         ValueError: It cannot.
     """
-    import keras
-
     with open_arrays(path) as file:
         stored = sum(math.prod(dataset.shape) for dataset in _datasets(file))
-    # In this scope no variable is made, only its shape: a network that fits in no memory is counted all the same.
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras.models.model_from_json(_read_config(path))
-        declared = model.count_params()
+    # In a thread of its own, since Keras keeps a list, one a thread, of the variables that it has yet to make.
+    with ThreadPoolExecutor(1) as thread:
+        declared = thread.submit(_count_parameters, _read_config(path)).result()
     if declared > stored:
         raise ValueError(f"its network has {declared:,} parameters and the file {stored:,}")
+
+
+def _count_parameters(config: str) -> int:
+    """Returns how many numbers a network has without making any: one that fits in no memory is counted too."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        count: int = keras.models.model_from_json(config).count_params()
+    return count
 
 
 def _read_config(path: Path) -> str:

@@ -223,6 +223,19 @@ def test_a_network_that_is_no_network(change: Callable[[Any], None], reason: str
     assert "\n" not in str(error.value)
 
 
+def test_what_was_counted_is_not_made_later(good: Path, tmp_path: Path) -> None:
+    """Keras makes what is yet to be made when it next leaves such a scope, as whenever it infers a shape."""
+    run = _as_run(good / "model.keras", tmp_path)
+    rewrite(RunDir(run).model, config__json=change_config(a_billion_filters))
+    with pytest.raises(ModelError, match="parameters"):
+        load_trained(RunDir(run))
+    require_harmless_network(good / "model.keras")
+    with keras.StatelessScope():
+        layer = keras.layers.Dense(3)
+        layer.build((None, 2))
+    assert layer.kernel.numpy().shape == (2, 3)
+
+
 @pytest.mark.parametrize("content", [b"[" * 10_000, b" " * (2**25 + 1), b"{}", b"null", b"\xff"])
 def test_a_description_that_is_none(content: bytes, good: Path, tmp_path: Path) -> None:
     run = _as_run(good / "model.keras", tmp_path)
