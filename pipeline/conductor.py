@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import asdict, fields
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DataError, shown
+from pipeline.errors import DataError, SpaceError, shown
 from pipeline.files import atomic_path, json_digest, write_bytes, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
@@ -21,6 +22,7 @@ from pipeline.progress import Progress
 from pipeline.registration import version_tags
 from pipeline.run_card import load_card
 from pipeline.run_report import save_run_report
+from pipeline.space import writing
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
 from pipeline.trained import load_calibration, load_predictions, load_trained, load_trained_network
@@ -67,14 +69,18 @@ class Conductor:
             self.run.mark(stage, "killed")
             raise
         except BaseException as error:
-            self.run.mark(stage, "failed")
+            with contextlib.suppress(SpaceError):  # where the disk is full, that is what must be said
+                self.run.mark(stage, "failed")
             error.add_note(f"in stage {stage}")
             raise
         self.run.mark(stage, "done", time.perf_counter() - began)
 
     def _run_interruptible(self, stage: str) -> None:
         try:
-            getattr(self, stage)()
+            with writing(self.run.path):  # what no narrower place has said
+                getattr(self, stage)()
+        except SpaceError as error:
+            raise SpaceError(f"{error}, then: pipeline run --resume --name {self.run.name}") from error
         except Exception:
             self.progress.check()  # an interrupt inside a callback of TensorFlow arrives as an error of TensorFlow's
             raise

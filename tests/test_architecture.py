@@ -20,6 +20,7 @@ PACKAGE = Path(pipeline.__file__).parent
 #: units that share a layer do not know each other.
 LAYERS = [
     {"errors", "progress"},
+    {"space"},
     {"files", "config", "reach", "cli_group", "loopback"},
     {"figures"},
     {"tasks.base"},

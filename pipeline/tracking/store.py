@@ -11,7 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline import files
-from pipeline.errors import TrackingError
+from pipeline.errors import SpaceError, TrackingError
+from pipeline.space import free_bytes, in_words, is_full, largest_file
+
+
+#: What a database must be able to grow by: a new one has most of that, and a transaction its journal besides.
+TRANSACTION_BYTES = 2 * 2**20
 
 
 def store_uri(root: Path) -> str:
@@ -51,6 +56,7 @@ def store_errors(action: str, uri: str) -> Iterator[None]:
     """Yields, and turns what the store raises into one line: what failed, why, and what to do.
 
     Raises:
+        SpaceError: The disk of the database is full.
         TrackingError: The store could not be reached, read or written.
     """
     from mlflow.exceptions import MlflowException
@@ -61,9 +67,27 @@ def store_errors(action: str, uri: str) -> Iterator[None]:
         yield
     # ModuleNotFoundError: the driver of a database named by MLFLOW_TRACKING_URI is not installed.
     except (MlflowException, SQLAlchemyError, RequestException, OSError, ModuleNotFoundError) as error:
+        if is_sqlite(uri) and _is_full(error, database_file(uri)):
+            raise SpaceError(
+                f"no space for MLflow's records: could not {action}, {database_file(uri)} takes some "
+                f"{in_words(TRANSACTION_BYTES)} more, and {in_words(_room(database_file(uri)))} are free there; "
+                "make space"
+            ) from error
         reason = textwrap.shorten(_reason(error).partition("\n")[0], 300, placeholder=" ...")
         line = f"could not {action} in MLflow at {uri}: {reason}; {_advice(error)}"
         raise TrackingError(without_password(line)) from error
+
+
+def _is_full(error: Exception, database: Path) -> bool:
+    # Of a limit of file sizes SQLite says no more than that something was wrong with the disk.
+    vague = "disk i/o error" in str(error).lower() and _room(database) < TRANSACTION_BYTES
+    return vague or is_full(error)
+
+
+def _room(database: Path) -> int:
+    """Returns the bytes by which a database can grow."""
+    most, size = largest_file(), database.stat().st_size if database.exists() else 0
+    return max(0, min(free_bytes(database), free_bytes(database) if most is None else most - size))
 
 
 def _reason(error: BaseException) -> str:

@@ -14,10 +14,11 @@ import tensorflow as tf
 from pipeline.augment.policy import Policy
 from pipeline.errors import DataError, ModelError
 from pipeline.progress import Progress
+from pipeline.space import in_words, writing
 from pipeline.train.bank.features import BankedFeatures, ComputedFeatures, Features
 from pipeline.train.bank.keys import network_digest, row_keys, trunk_description, view_description, view_keys
 from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
-from pipeline.train.bank.store import FeatureStore, in_words
+from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
 from pipeline.train.extraction import Forward, Speedometer, expected, measure_speed, padded_forward
 
@@ -227,7 +228,8 @@ class Bank:
                 return f"{_in_words(title, wanted)}; {passes}; {in_words(size)} more in the bank"
 
             if size:
-                self._compute(missing, (plain, views), progress, title, line)
+                with writing(self._store.root, size):
+                    self._compute(missing, (plain, views), progress, title, line)
             found = self._find(keys, found)
         if any((places < 0).any() for of in found.places for places in of):
             raise DataError(f"features vanished from {self._store.root} while they were computed; run the stage again")
