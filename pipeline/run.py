@@ -16,6 +16,7 @@ from pipeline.errors import SpaceError, TrackingError
 from pipeline.files import read_json, write_text
 from pipeline.ingest import check_source
 from pipeline.models.backbones import find_backbone, input_size
+from pipeline.places import check_places
 from pipeline.plan import Plan, Request, plan_run
 from pipeline.progress import Progress, Silent
 from pipeline.tasks.table import check_task
@@ -82,13 +83,14 @@ def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -
     from pipeline.augment.policy import load_policy
     from pipeline.models.weights import locate_weights
 
+    check_places(plan, root, tracker)
     check_task(plan.config.task)
     row = find_backbone(plan.config.model.backbone)
     row.check_size(input_size(plan.config.model))
     row.check_options(plan.config.model.options)
     load_policy(plan.config.augment.transforms)
     if fetch and {"build", "train"} & set(plan.stages):
-        locate_weights(row, plan.config.model.weights)
+        check_places(plan, root, tracker, locate_weights(row, plan.config.model.weights))
     if "ingest" in plan.stages:
         check_source(plan.config.ingest, root / "data", root / ".cache")
     if "export" in plan.stages and plan.config.export.register_ is not None:

@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import SpaceError
+from pipeline.errors import PipelineError, SpaceError
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -80,9 +81,65 @@ def largest_file() -> int | None:
 
 
 def existing(path: Path) -> Path:
-    """Returns a path, or the nearest folder above it that is there."""
+    """Returns a path, or the nearest folder above it that is there, as far as this user may see."""
     whole = path.absolute()
-    return next(place for place in (whole, *whole.parents) if place.exists())
+    return next(place for place in (whole, *whole.parents) if os.path.exists(place))
+
+
+def check_writable(path: Path) -> None:
+    """Looks whether a file or a folder can be written, or made; nothing is.
+
+    Raises:
+        PipelineError: It cannot be.
+    """
+    place = existing(path)
+    if place.is_dir():
+        wrong = "" if os.access(place, os.W_OK | os.X_OK) else _why_not(place)
+    elif place == path.absolute():
+        wrong = "" if os.access(place, os.W_OK) else _why_not(place)
+    else:
+        wrong = "a file is where a folder is wanted; move it away"
+    if wrong:
+        raise PipelineError(f"{path} cannot be written: {place}: {wrong}")
+
+
+def _why_not(place: Path) -> str:
+    if sys.platform != "win32" and os.statvfs(place).f_flag & os.ST_RDONLY:
+        return "the file system is read-only; work in a folder on another one"
+    return "no permission; change its owner or its mode, or work in a folder of your own"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What will be written, the place, and how many bytes it takes."""
+
+    what: str
+    path: Path
+    size: int
+
+
+def check_room(needs: Iterable[Need]) -> None:
+    """Looks whether there is room for all needs together, on each of the disks that they are on.
+
+    Raises:
+        SpaceError: There is not; the message lists what was to be written there.
+    """
+    for disk in by_disk(needs):
+        total, free = sum(need.size for need in disk), free_bytes(disk[0].path)
+        if total > free:
+            parts = ", ".join(f"{in_words(need.size)} of {need.what} in {need.path}" for need in disk)
+            raise SpaceError(
+                f"too little space: it takes {in_words(total)} ({parts}), and {in_words(free)} are free there; "
+                "make space"
+            )
+
+
+def by_disk(needs: Iterable[Need]) -> list[list[Need]]:
+    """Returns needs by the disk that they are on."""
+    disks: dict[int, list[Need]] = {}
+    for need in needs:
+        disks.setdefault(existing(need.path).stat().st_dev, []).append(need)
+    return list(disks.values())
 
 
 def size_on_disk(path: Path) -> int:

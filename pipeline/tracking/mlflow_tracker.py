@@ -17,7 +17,7 @@ from pipeline.space import size_on_disk, writing
 from pipeline.tracking.logged_model import save_pyfunc
 from pipeline.tracking.port import Status, cut, flatten
 from pipeline.tracking.registry import Registry, check_model_name, logged_models
-from pipeline.tracking.store import impatient, is_sqlite, silence, store_errors, store_lock, store_uri
+from pipeline.tracking.store import database_file, impatient, is_sqlite, silence, store_errors, store_lock, store_uri
 
 _REASON_TAG = "reason"
 _DESCRIPTION_TAG = "mlflow.note.content"  # what the UI shows as the run's description
@@ -41,6 +41,13 @@ class MlflowTracker:
         self._run_id = ""
         self._recorded: set[tuple[str, int, str]] = set()  # before this process went on with the run
         self._goes_on = False
+
+    def places(self) -> Sequence[Path]:
+        """Returns the folder of the copies, the database and, since its journal comes beside it, that one's folder."""
+        if not is_sqlite(self._uri):
+            return ()
+        database = database_file(self._uri)
+        return self._root / "mlruns", database, database.absolute().parent
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None

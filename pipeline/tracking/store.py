@@ -14,7 +14,6 @@ from pipeline import files
 from pipeline.errors import SpaceError, TrackingError
 from pipeline.space import free_bytes, in_words, is_full, largest_file
 
-
 #: What a database must be able to grow by: a new one has most of that, and a transaction its journal besides.
 TRANSACTION_BYTES = 2 * 2**20
 

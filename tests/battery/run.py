@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from frame import Case, Row
 
 #: The modules of this folder that hold cases.
-MODULES = ("resume",)
+MODULES = ("resume", "disk")
 
 
 def cases() -> dict[str, Case]:

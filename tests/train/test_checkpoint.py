@@ -118,7 +118,10 @@ def test_a_full_disk_is_told_with_the_size_and_costs_no_earlier_one(tmp_path: Pa
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(moment(1))
     large = Checkpoint({"epoch": 2}, {"model/0": np.zeros(10**6, np.float32)})
-    with file_size_limit(2**20), pytest.raises(PipelineError, match=r"takes 3\.8 MiB, and a file may have 1\.0 MiB .*make space") as error:
+    with (
+        file_size_limit(2**20),
+        pytest.raises(PipelineError, match=r"takes 3\.8 MiB, and a file may have 1\.0 MiB .*make space") as error,
+    ):
         checkpoints.save(large)
     assert "\n" not in str(error.value)
     assert load_epoch(tmp_path) == 1

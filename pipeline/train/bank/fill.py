@@ -160,6 +160,18 @@ class Bank:
         sets = zip(wanted, found.places, strict=True)
         return [BankedFeatures(of.images, found.plain, plain, found.views, views) for of, (plain, views) in sets]
 
+    def lacking(self, wanted: Sequence[Wanted]) -> tuple[int, int, str | None]:
+        """Returns how many rows `open` would compute, their bytes, and why they would not be kept, None if they would.
+
+        Rows that were damaged on the disk are not looked for: that takes as long as reading them.
+        """
+        keys = [self._keys(of) for of in wanted]
+        plain, views = (shelf.open() for shelf in self._shelves)
+        found = _Found(plain, views, [(plain.find(of_plain), views.find(of_views)) for of_plain, of_views in keys])
+        missing = self._missing(wanted, keys, found)
+        size = self._bytes(missing)
+        return len(missing.keys), size, self._store.missing_room(size, self._bytes_there(found), found.files())
+
     def _keys(self, wanted: Wanted) -> tuple[Keys, Keys]:
         """Returns the keys `(N,)` of the images and `(K, N)` of their views."""
         contents, numbers = wanted.images.contents, np.arange(1, wanted.kept + 1)
