@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frame import Row, run_words, start, weights_digest, write_images
+from mounts import ROOMY, small_disk
 
 _DEADLINE = 300.0
-_KIB, _ROOMY = 1024, 2**28
+_KIB = 1024
 
 #: Two phases and a checkpoint a step; a bank that is larger than MLflow's new database, which no limit may touch.
 SETTINGS = ("train.head.epochs=3", "train.fine_tune.epochs=3", "train.fine_tune.from=0.5", "train.batch_size=8",
@@ -108,9 +109,9 @@ class Project:
         self._restore(one.after)
         words = ["run", "--name", "full", one.stage] if one.after else self._new(("ingest", "build"))
         with ExitStack() as disks:
-            disk = disks.enter_context(_small_disk(self.path / one.disk)) if one.disk else None
+            disk = disks.enter_context(small_disk(self.path / one.disk)) if one.disk else None
             if one.place == "model":  # its checkpoints come before it
-                disks.enter_context(_small_disk(self.run / "checkpoints"))
+                disks.enter_context(small_disk(self.run / "checkpoints"))
             before = self._files()
             fill = (one.said, lambda: disk.leave(one.room)) if disk else None
             ended = self._call(words, limit=None if disk else one.room, fill=fill)
@@ -118,7 +119,7 @@ class Project:
             if wrong:
                 return wrong
             if disk:
-                disk.leave(_ROOMY)
+                disk.leave(ROOMY)
             return self._goes_on(one)
 
     def _goes_on(self, one: Try) -> str | None:
@@ -218,34 +219,6 @@ def _wrong(ended: Ended, one: Try) -> str | None:
     if one.named not in line or not _NEED.search(line) or "make space" not in line:
         return f"does not say place, need and advice: {line}"
     return None
-
-
-class _Disk:
-    """A tmpfs whose room can be changed while it is in use."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def leave(self, room: int) -> None:
-        """Leaves so many bytes beside what is there now."""
-        found = os.statvfs(self._folder)
-        used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        subprocess.run(["mount", "-o", f"remount,size={used + room}", self._folder], check=True)
-
-
-@contextmanager
-def _small_disk(folder: Path) -> Iterator[_Disk]:
-    """Puts a folder, with what is in it, on a disk of its own for the block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f"{folder.name}-aside")
-    shutil.copytree(folder, aside)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_ROOMY}", "none", folder], check=True)
-    try:
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        shutil.rmtree(aside)
-        yield _Disk(folder)
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def _bytes(folder: Path) -> int:

@@ -62,7 +62,7 @@ def write_images(folder: Path, classes: int = 3, count: int = 20, side: int = 12
 
 def start(
     words: list[str], project: Path, output: IO[bytes] | int = subprocess.DEVNULL, *, limit: int | None = None,
-    user: int | None = None, **environment: str,
+    before: tuple[str, ...] = (), **environment: str,
 ) -> Any:  # fmt: skip
     """Returns a process `pipeline WORDS` in a project; the leader of a group, so that nothing of it outlives a kill.
 
@@ -71,14 +71,14 @@ def start(
         project: Its current folder.
         output: Where both of its streams go.
         limit: Bytes that a file of it may have at most.
-        user: Whom it belongs to; to this process' own user without one.
+        before: Words of the command that is to start it.
         **environment: Beside that of this process.
     """
     limited = ["prlimit", f"--fsize={limit}"] if limit is not None else []
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    paths = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]))
     return subprocess.Popen(
-        [*limited, sys.executable, "-m", "pipeline", *words], cwd=project, stdout=output, stderr=output,
-        start_new_session=True, user=user, env={**os.environ, "PYTHONPATH": paths, **environment},
+        [*before, *limited, sys.executable, "-m", "pipeline", *words], cwd=project, stdout=output, stderr=output,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": paths, **environment},
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from frame import Case, Row
 
 #: The modules of this folder that hold cases.
-MODULES = ("resume", "disk")
+MODULES = ("resume", "disk", "preflight")
 
 
 def cases() -> dict[str, Case]:
