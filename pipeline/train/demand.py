@@ -79,6 +79,8 @@ def count_demand(
     passes, size, reason = _of_bank(network, data, config, store, banked)
     live = [*(banked if reason else ()), *(phase for phase in phases if phase.live)]
     passes = (0 if reason else passes) + sum(phase.epochs * images for phase in live)
+    if reason and not phases[-1].live:
+        passes += len(data.validation)  # once more, to fit the calibration
     checkpoint = _checkpoint(phases, config)
     return Demand(
         passes=passes,

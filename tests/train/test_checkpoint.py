@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import file_size_limit
 
 from pipeline.errors import PipelineError
 from pipeline.train import checkpoint as module
@@ -102,16 +100,6 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (leftover / LATEST).write_bytes(bytes(1000))
     Checkpoints(tmp_path).load()
     assert not leftover.exists()
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_told_with_the_size_and_costs_no_earlier_one(tmp_path: Path) -> None:
