@@ -124,6 +124,7 @@ def test_a_tiny_run_takes_what_was_said(tmp_path: Path, photo_folder: Path, seen
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # MLflow's own
 def test_a_medium_run_takes_what_was_said(
     tmp_path: Path, make_photos: Callable[..., Path], seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

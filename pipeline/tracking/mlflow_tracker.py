@@ -17,7 +17,16 @@ from pipeline.space import size_on_disk, writing
 from pipeline.tracking.logged_model import save_pyfunc
 from pipeline.tracking.port import Status, cut, flatten
 from pipeline.tracking.registry import Registry, check_model_name, logged_models
-from pipeline.tracking.store import database_file, impatient, is_sqlite, silence, store_errors, store_lock, store_uri
+from pipeline.tracking.store import (
+    database_file,
+    impatient,
+    is_sqlite,
+    made_whole,
+    silence,
+    store_errors,
+    store_lock,
+    store_uri,
+)
 
 _REASON_TAG = "reason"
 _DESCRIPTION_TAG = "mlflow.note.content"  # what the UI shows as the run's description
@@ -214,7 +223,7 @@ class MlflowTracker:
 
         silence()
         # The client's constructor creates or migrates the database, and processes that do so at once corrupt it.
-        with store_lock(self._uri):
+        with store_lock(self._uri), made_whole(self._uri):
             client = MlflowClient(self._uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:

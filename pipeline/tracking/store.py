@@ -51,6 +51,33 @@ def store_lock(uri: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def made_whole(uri: str) -> Iterator[None]:
+    """Removes an SQLite database that the block began and did not finish; the caller holds the store's lock.
+
+    MLflow makes its tables one by one, and could never open one again that has only some of them.
+    """
+    database = database_file(uri) if is_sqlite(uri) else None
+    new = database is not None and not database.exists()
+    try:
+        yield
+    except BaseException:
+        if database is not None and new:
+            _let_go(uri)
+            for path in (database, database.with_name(f"{database.name}-journal")):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _let_go(uri: str) -> None:
+    """Closes what MLflow holds open of a database, as far as this version of it lets itself be asked."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextmanager
 def store_errors(action: str, uri: str) -> Iterator[None]:
     """Yields, and turns what the store raises into one line: what failed, why, and what to do.
 
@@ -115,6 +142,7 @@ def silence() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.git_utils").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what `store_errors` says
 
 
 @contextmanager

@@ -6,6 +6,7 @@ cut short by the limit of file sizes (RLIMIT_FSIZE) instead.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -18,6 +19,9 @@ from frame import Row, run_words, start, weights_digest, write_images
 from mounts import ROOMY, small_disk
 
 _DEADLINE = 300.0
+
+#: The rows.
+PLACES = os.environ.get("PLACES", "checkpoint model bank export database artifact").split()
 _KIB = 1024
 
 #: Two phases and a checkpoint a step; a bank that is larger than MLflow's new database, which no limit may touch.
@@ -54,7 +58,7 @@ class Try:
 def full_disk(folder: Path) -> Iterator[Row]:
     """Disks that are full at six places, of three sizes each; then space is made, and --resume"""
     project = Project(folder)
-    for place in ("checkpoint", "model", "bank", "export", "database", "artifact"):
+    for place in PLACES:
         row = Row(f"full disk: {place}")
         for one in project.tries(place):
             wrong = project.survives(one)
@@ -95,7 +99,7 @@ class Project:
                 yield Try(place, trained, "export", run, int(share * self._export), "export", "stages:")
         elif place == "database":
             yield Try(place, (), "ingest", "db", 300 * _KIB, "mlflow.db", "stages:")
-            for room in (8 * _KIB, 40 * _KIB):
+            for room in (4 * _KIB, 12 * _KIB):
                 yield Try(place, begun, "train", "db", room, "mlflow.db")
         else:
             for room in (8 * _KIB, 40 * _KIB):
