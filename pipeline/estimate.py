@@ -27,11 +27,12 @@ _KERAS_LAYER, _EXPORT_LAYER = 3_900, 8_300
 #: Of an export: generated golden images and the script that asks them.
 _PROOF = 520_000
 
-#: Figures and the page that holds them, and what a picture of an explanation adds to both.
-_FIGURES, _EXPLANATION = 1_500_000, 250_000
+#: Figures and the page that holds them; what a picture of an explanation adds to both; and what each pixel of the side
+#: of an image adds, which is shown with so many at most.
+_FIGURES, _EXPLANATION, _SIDE, _SHOWN_SIDE = 1_500_000, 250_000, 55_000, 168
 
-#: Of a manifest and of `predictions.parquet` a row, and there a class.
-_MANIFEST_ROW, _PREDICTION_ROW, _PREDICTION_CLASS = 260, 120, 9
+#: Of `predictions.parquet` a row, and there a class.
+_PREDICTION_ROW, _PREDICTION_CLASS = 120, 9
 
 #: Metrics in MLflow's database, an epoch.
 _EPOCH_RECORDS = 3_000
@@ -49,6 +50,7 @@ class Facts:
         counts: Images by split.
         classes: How many.
         weights: Bytes of the network's.
+        side: Of the network's input, the longer one, in pixels.
         layers: Of the network, those of its parts counted and not the parts.
         golden: Bytes of the test images that go into the export.
     """
@@ -57,6 +59,7 @@ class Facts:
     counts: Mapping[str, int]
     classes: int
     weights: int
+    side: int
     layers: int
     golden: int
 
@@ -69,6 +72,7 @@ def gather(network: Network, manifest: Manifest, demand: Demand, golden: int) ->
         counts={split: sum(counts.values()) for split, counts in manifest.counts().items()},
         classes=len(manifest.classes),
         weights=sum(4 * math.prod(variable.shape) for variable in network.full.variables),
+        side=max(network.image_size),
         layers=sum(1 for _ in network.full._flatten_layers()),
         golden=min(sum(sizes), BYTE_BUDGET),
     )
@@ -122,7 +126,8 @@ def _records(facts: Facts, config: Config, stages: Sequence[str]) -> int:
     if "evaluate" not in stages:
         return 100_000
     test = facts.counts["test"] * (_PREDICTION_ROW + _PREDICTION_CLASS * facts.classes)
-    return _FIGURES + config.evaluate.explain * _EXPLANATION + test
+    pictures = _FIGURES + config.evaluate.explain * _EXPLANATION + min(facts.side, _SHOWN_SIDE) * _SIDE
+    return pictures + test
 
 
 def lines(facts: Facts, needs: Sequence[Need], root: Path) -> list[str]:

@@ -195,7 +195,7 @@ def test_a_passing_copy_is_counted_only_where_a_model_is_logged(tmp_path: Path) 
     from pipeline.train.demand import Demand
 
     demand = Demand(passes=0, rate=None, bank=0, judged=0, live=None, checkpoint=1000, memory=0)
-    facts = estimate.Facts(demand, {"test": 5}, classes=3, weights=10**6, layers=10, golden=0)
+    facts = estimate.Facts(demand, {"test": 5}, classes=3, weights=10**6, side=32, layers=10, golden=0)
 
     def needs(config: Config, *stages: str, mlruns: Path | None = tmp_path) -> dict[str, int]:
         run = RunDir(tmp_path / "runs" / "new")
