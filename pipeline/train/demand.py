@@ -26,6 +26,9 @@ SMALL = 10**12
 
 _FLOAT = 4  # bytes
 
+#: What TensorFlow takes for the graphs of a training, and for each layer in them; measured on two networks.
+_GRAPHS, _GRAPH_LAYER = 48 * 2**20, 9 * 2**20 // 10
+
 #: What a checkpoint says in JSON of an epoch, or of one of a trial.
 _ROW_BYTES = 400
 
@@ -160,7 +163,7 @@ def _measured(network: Network, data: TrainData, phases: Sequence[_Phase], passe
 
 
 def _memory(network: Network, data: TrainData, config: TrainConfig, phases: Sequence[_Phase]) -> int:
-    """Returns bytes: of pixels or features that are kept, of what a step makes, of weights that are kept twice."""
+    """Returns bytes: of pixels or features that are kept, of what a step makes, of weights kept twice, of graphs."""
     pixels = _FLOAT * math.prod((*network.image_size, network.channels))
     kept = step = weights = 0
     for phase in phases:
@@ -175,7 +178,8 @@ def _memory(network: Network, data: TrainData, config: TrainConfig, phases: Sequ
         step = max(step, forwards, through)
         weights = max(weights, sum(phase.variables) + 3 * sum(phase.trained))
     whole = sum(_sizes(network.full.variables)) if config.fine_tune.epochs else 0
-    return kept + step + weights + whole
+    layers = sum(1 for _ in network.full._flatten_layers())
+    return kept + step + weights + whole + _GRAPHS + layers * _GRAPH_LAYER
 
 
 def _answers(network: Any) -> int:
