@@ -80,6 +80,7 @@ def _run(
     stages: Sequence[str], config: Path | None, data: str | None, name: str | None, settings: tuple[str, ...],
     resume: bool, dry_run: bool,
 ) -> None:  # fmt: skip
+    from pipeline import places
     from pipeline.plan import Request, plan_run
     from pipeline.run import execute, preflight
     from pipeline.terminal import Interrupts, TerminalProgress, announce, quiet_tensorflow
@@ -90,7 +91,7 @@ def _run(
     plan = plan_run(Request(config, data, name, settings, resume, tuple(stages)), root / "runs")
     if dry_run:
         preflight(plan, root, tracker, fetch=False)
-        click.echo("\n".join(plan.lines()))
+        click.echo("\n".join([*plan.lines(), *places.lines(plan, root, tracker)]))
         return
     with Interrupts("go on with: pipeline run --resume") as interrupts:
         progress = TerminalProgress(interrupts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DataError, shown
+from pipeline.errors import DataError, SpaceError, shown
 from pipeline.files import atomic_path, json_digest, write_bytes, write_csv, write_json
 from pipeline.ingest import Previous, ingest
 from pipeline.ingest.manifest import Manifest, load_manifest, save_manifest
@@ -22,6 +23,7 @@ from pipeline.progress import Progress
 from pipeline.registration import version_tags
 from pipeline.run_card import load_card
 from pipeline.run_report import save_run_report
+from pipeline.space import check_room, writing
 from pipeline.tasks.table import load_task
 from pipeline.tracking import Tracker
 from pipeline.trained import load_calibration, load_predictions, load_trained, load_trained_network
@@ -55,7 +57,7 @@ class Conductor:
 
     def __init__(self, plan: Plan, run: RunDir, root: Path, progress: Progress, tracker: Tracker) -> None:
         self.config, self.run, self.root = plan.config, run, root
-        self.progress, self.tracker = progress, tracker
+        self.progress, self.tracker, self._stages = progress, tracker, plan.stages
         self._previous_run = plan.previous
 
     def run_stage(self, stage: str) -> None:
@@ -68,14 +70,18 @@ class Conductor:
             self.run.mark(stage, "killed")
             raise
         except BaseException as error:
-            self.run.mark(stage, "failed")
+            with contextlib.suppress(SpaceError):  # where the disk is full, that is what must be said
+                self.run.mark(stage, "failed")
             error.add_note(f"in stage {stage}")
             raise
         self.run.mark(stage, "done", time.perf_counter() - began)
 
     def _run_interruptible(self, stage: str) -> None:
         try:
-            getattr(self, stage)()
+            with writing(self.run.path):  # what no narrower place has said
+                getattr(self, stage)()
+        except SpaceError as error:
+            raise SpaceError(f"{error}, then: pipeline run --resume --name {self.run.name}") from error
         except Exception:
             self.progress.check()  # an interrupt inside a callback of TensorFlow arrives as an error of TensorFlow's
             raise
@@ -155,11 +161,12 @@ class Conductor:
         self.tracker.log_params(params)
         manifest = load_manifest(self.run.manifest)
         precision = self.config.model.precision
-        checkpoints = self._checkpoints(manifest)
+        checkpoints, policy = self._checkpoints(manifest), self._policy()
         with strategy_scope(self.config.train.strategy):
             network = self._network(manifest, precision)
+            self._look_ahead(network, manifest, policy)
             outcome = train(
-                network, self._task(), manifest, self._policy(), self.config.augment, self.config.train,
+                network, self._task(), manifest, policy, self.config.augment, self.config.train,
                 seed=self.config.seed, store=self._bank(), progress=self.progress,
                 on_epoch=lambda row: self.tracker.log_metrics(_metrics(row), int(row["epoch"])),
                 on_trial=self._log_trial, checkpoints=checkpoints,
@@ -181,6 +188,22 @@ class Conductor:
         self._log(self.run.history, self.run.file("history.png"), self.run.calibration)
         self.tracker.log_metrics({"train/seconds": outcome.seconds, "train/forward_passes": outcome.forward_passes})
         checkpoints.clear()
+
+    def _look_ahead(self, network: Network, manifest: Manifest, policy: Policy) -> None:
+        """Says what training and the stages after it will take; too little space for it ends the run here."""
+        from pipeline.estimate import disk_needs, gather, lines
+        from pipeline.train.demand import count_demand
+        from pipeline.train.fit import load_data
+
+        data = load_data(network, self._task(), manifest, policy, self.config.augment, self.config.train)
+        store, test = self._bank(), manifest.split("test")
+        demand = count_demand(network, data, self.config.train, store, len(test))
+        facts = gather(network, manifest, demand, self.config.export.golden)
+        mlruns = next(iter(self.tracker.places()), None)
+        needs = disk_needs(facts, self.config, self._stages, self.run, store.root, mlruns)
+        for line in lines(facts, needs, self.root):
+            self.progress.say(line)
+        check_room(needs)
 
     def _checkpoints(self, manifest: Manifest) -> Checkpoints:
         """Returns the checkpoints of this run's training, for this recipe and data and for these versions alone."""

@@ -9,6 +9,7 @@
     ├── StageOrderError        a stage whose input has not been made yet
     ├── ExportError            a model that could not be exported or loaded
     ├── TrackingError          the MLflow store
+    ├── SpaceError             a full disk, a used up quota, a limit of file sizes
     └── CheckError             exit code 3: a check that was asked for has failed
 
 A message is one line and says what was found, what is allowed and what to do. Only the command line catches these; a
@@ -52,6 +53,10 @@ class ExportError(PipelineError):
 
 class TrackingError(PipelineError):
     """The MLflow store could not be opened or written."""
+
+
+class SpaceError(PipelineError):
+    """There is no room, or too little, for what is to be written."""
 
 
 class CheckError(PipelineError):

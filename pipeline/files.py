@@ -16,22 +16,32 @@ from typing import Any
 import filelock
 
 from pipeline.errors import PipelineError
+from pipeline.space import writing
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place when the block ends without an error.
 
     The suffix is kept, since writers choose their format by it. What is written is a file or a folder; a folder
     replaces an earlier one. On an error nothing is left behind and an earlier `path` is untouched.
+
+    Args:
+        path: What is to be written.
+        needed: Bytes that it takes, where that is known: for whoever must make space.
+
+    Raises:
+        SpaceError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own rather than a strange name: writers may add side files, and all of them vanish with it.
-    workbench = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with writing(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of its own rather than a strange name: writers may add side files, and all of them vanish with it.
+        workbench = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         draft = workbench / path.name
-        yield draft
-        _put(draft, path, workbench / "previous")
+        with writing(path, needed, draft=draft):
+            yield draft
+            _put(draft, path, workbench / "previous")
     finally:
         shutil.rmtree(workbench, ignore_errors=True)
 
@@ -50,13 +60,12 @@ def _put(draft: Path, path: Path, aside: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
     """Writes bytes atomically."""
-    with atomic_path(path) as draft:
+    with atomic_path(path, len(contents)) as draft:
         draft.write_bytes(contents)
 
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pipeline.conductor import Conductor
 from pipeline.config import dump_yaml
-from pipeline.errors import TrackingError
+from pipeline.errors import SpaceError, TrackingError
 from pipeline.files import read_json, write_text
 from pipeline.ingest import check_source
 from pipeline.models.backbones import find_backbone, input_size
+from pipeline.places import check_places
 from pipeline.plan import Plan, Request, plan_run
 from pipeline.progress import Progress, Silent
 from pipeline.tasks.table import check_task
@@ -83,6 +84,7 @@ def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -
     from pipeline.export.formats.table import check_installed
     from pipeline.models.weights import locate_weights
 
+    check_places(plan, root, tracker)
     check_task(plan.config.task)
     row = find_backbone(plan.config.model.backbone)
     row.check_size(input_size(plan.config.model))
@@ -91,7 +93,7 @@ def preflight(plan: Plan, root: Path, tracker: Tracker, *, fetch: bool = True) -
     if "export" in plan.stages:
         check_installed(plan.config.export.formats)
     if fetch and {"build", "train"} & set(plan.stages):
-        locate_weights(row, plan.config.model.weights)
+        check_places(plan, root, tracker, locate_weights(row, plan.config.model.weights))
     if "ingest" in plan.stages:
         check_source(plan.config.ingest, root / "data", root / ".cache")
     if "export" in plan.stages and plan.config.export.register_ is not None:
@@ -103,7 +105,8 @@ def execute(plan: Plan, root: Path, progress: Progress, tracker: Tracker) -> Run
     run = plan.run or claim_run(root / "runs", plan.name, plan.stem, _identity(plan))
     conductor = Conductor(plan, run, root, progress, tracker)
     with run.exclusive():
-        write_text(run.config, dump_yaml(plan.config))
+        with _forgotten_on_error(plan, run):
+            write_text(run.config, dump_yaml(plan.config))
         with _tracked(plan, run, tracker):
             for stage in plan.stages:
                 conductor.run_stage(stage)
@@ -120,20 +123,27 @@ def _identity(plan: Plan) -> dict[str, Any]:
 
 
 @contextmanager
+def _forgotten_on_error(plan: Plan, run: RunDir) -> Iterator[None]:
+    """Removes a new run's folder where the block fails: nothing has been done in it, and its name stays free."""
+    try:
+        yield
+    except BaseException:
+        if plan.kind == "new":
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
     """Opens the run's one MLflow run for the block and closes it with the status that the block ended in."""
-    try:
+    with _forgotten_on_error(plan, run):
         run_id = tracker.start(
             experiment=plan.experiment,
             run_name=run.name,
             run_id=run.load_state()["mlflow_run_id"],
             tags={"task": plan.config.task, "backbone": plan.config.model.backbone},
         )
-    except BaseException:
-        if plan.kind == "new":  # nothing has been done in it; a store that cannot be opened leaves no folder either
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    run.update_state(mlflow_run_id=run_id, fingerprints=dict(plan.fingerprints))
+        run.update_state(mlflow_run_id=run_id, fingerprints=dict(plan.fingerprints))
     try:
         write_text(run.file("environment.txt"), environment())
         for artifact in (run.config, run.file("environment.txt")):
@@ -150,8 +160,8 @@ def _tracked(plan: Plan, run: RunDir, tracker: Tracker) -> Iterator[None]:
 
 
 def _end(tracker: Tracker, status: Literal["FAILED", "KILLED"], reason: str) -> None:
-    # What ended the run is what the user must see, not that a dead server could not be told of it.
-    with contextlib.suppress(TrackingError):
+    # What ended the run is what the user must see, not that a dead server or a full disk could not be told of it.
+    with contextlib.suppress(TrackingError, SpaceError):
         tracker.finish(status, reason)
 
 

@@ -172,7 +172,11 @@ def claim_run(runs: Path, name: str | None, stem: str, state: dict[str, Any]) ->
         raise name_taken(name or stem, runs) from None
     except OSError as error:
         raise _unwritable(runs, error) from error
-    write_json(run.path / "run.json", {"name": run.name, "created": time.time(), "stages": {}, **state})
+    try:
+        write_json(run.path / "run.json", {"name": run.name, "created": time.time(), "stages": {}, **state})
+    except BaseException:
+        run.path.rmdir()  # a folder without it would be no run, and its name taken
+        raise
     return run
 
 

@@ -20,6 +20,7 @@ PACKAGE = Path(pipeline.__file__).parent
 #: units that share a layer do not know each other.
 LAYERS = [
     {"errors", "progress"},
+    {"space"},
     {"files", "config", "reach", "cli_group", "loopback"},
     {"figures"},
     {"tasks.base"},
@@ -34,8 +35,8 @@ LAYERS = [
     {"evaluate", "export"},
     {"tasks", "serve"},
     {"workdir", "tracking"},
-    {"plan", "trained", "run_report", "run_card", "registration"},
-    {"conductor"},
+    {"plan", "trained", "run_report", "run_card", "registration", "estimate"},
+    {"conductor", "places"},
     {"run", "runs", "similar", "explain", "compare", "terminal", "zoo"},
     {"relabel", "promote"},
     {"cli_looking", "cli_judging", "cli_predict", "cli_serving"},

@@ -203,4 +203,8 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data: str, photo_fol
     assert result.exit_code == 0
     for word in ("new run best", str(source), "efficientnet_lite0", "head 7 epochs", " -> ".join(STAGES)):
         assert word in result.stdout
+    places = result.stdout.partition("writes:")[2].split("; ")
+    assert {"runs", ".cache/features", "mlruns", "mlflow.db"} <= {place.strip() for place in places[0].split(",")}
+    assert ("data" in {place.strip() for place in places[0].split(",")}) == (data == "sample:digits")
+    assert places[1].rstrip().endswith("iB free")
     assert sorted(photo_folder.parent.rglob("*")) == before

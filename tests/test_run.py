@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from limits import file_size_limit
 from PIL import Image
 
 from pipeline.config import load_config
-from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, TrackingError
+from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, SpaceError, TrackingError
 from pipeline.export.predict import Predictor
 from pipeline.plan import Request, plan_run
 from pipeline.progress import Silent
@@ -246,6 +247,23 @@ def test_a_tracking_store_that_cannot_be_opened_leaves_no_run(tmp_path: Path, ph
     with pytest.raises(TrackingError):
         run_pipeline(Request(data=str(photo_folder), settings=SMALL), tmp_path, tracker=Closed())
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_recipe_that_does_not_fit_the_disk_leaves_no_run(tmp_path: Path, photo_folder: Path) -> None:
+    tracker, request = MemoryTracker(), Request(data=str(photo_folder), settings=SMALL)
+    with file_size_limit(1000), pytest.raises(SpaceError, match=r"config\.yaml: it takes 1\."):
+        run_pipeline(request, tmp_path, tracker=tracker)
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert tracker.status is None
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is(tmp_path: Path, photo_folder: Path) -> None:
+    (tmp_path / ".cache").touch()
+    request = Request(data=str(photo_folder), settings=SMALL)
+    with pytest.raises(PipelineError, match=r"cannot be written: .*a folder is wanted") as error:
+        run_pipeline(request, tmp_path, tracker=MemoryTracker())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_cut_that_does_not_exist_fails_before_training(run: Run, tmp_path: Path) -> None:

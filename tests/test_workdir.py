@@ -7,8 +7,9 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from limits import file_size_limit
 
-from pipeline.errors import ConfigError, PipelineError, StageOrderError
+from pipeline.errors import ConfigError, PipelineError, SpaceError, StageOrderError
 from pipeline.workdir import (
     NEEDS,
     STAGES,
@@ -220,3 +221,10 @@ def test_an_unknown_stage_gets_its_nearest() -> None:
     check_known(STAGES)
     with pytest.raises(PipelineError, match=r"unknown stage 'trian': did you mean 'train'\?"):
         check_known(("ingest", "trian"))
+
+
+def test_a_run_that_a_full_disk_keeps_from_being_claimed_leaves_its_name_free(tmp_path: Path) -> None:
+    with file_size_limit(10), pytest.raises(SpaceError, match=r"run\.json: it takes \d+ bytes"):
+        claim_run(tmp_path, "best", "photos", {"note": "x" * 100})
+    assert list(tmp_path.iterdir()) == []
+    assert claim_run(tmp_path, "best", "photos", {}).load_state()["name"] == "best"

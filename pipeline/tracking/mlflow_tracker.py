@@ -7,16 +7,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
+from pipeline.space import size_on_disk, writing
 from pipeline.tracking.logged_model import save_pyfunc
 from pipeline.tracking.port import Status, cut, flatten
 from pipeline.tracking.registry import Registry, check_model_name, logged_models
-from pipeline.tracking.store import impatient, is_sqlite, silence, store_errors, store_lock, store_uri
+from pipeline.tracking.store import (
+    database_file,
+    impatient,
+    is_sqlite,
+    made_whole,
+    silence,
+    store_errors,
+    store_lock,
+    store_uri,
+)
 
 _REASON_TAG = "reason"
 _DESCRIPTION_TAG = "mlflow.note.content"  # what the UI shows as the run's description
@@ -40,6 +50,13 @@ class MlflowTracker:
         self._run_id = ""
         self._recorded: set[tuple[str, int, str]] = set()  # before this process went on with the run
         self._goes_on = False
+
+    def places(self) -> Sequence[Path]:
+        """Returns the folder of the copies, the database and, since its journal comes beside it, that one's folder."""
+        if not is_sqlite(self._uri):
+            return ()
+        database = database_file(self._uri)
+        return self._root / "mlruns", database, database.absolute().parent
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
@@ -74,7 +91,7 @@ class MlflowTracker:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies the file or directory to the artifact store."""
-        with self._errors(f"store {path.name}"):
+        with self._errors(f"store {path.name}"), self._copying(path):
             self._client.log_artifact(self._run_id, str(path), folder)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
@@ -160,8 +177,10 @@ class MlflowTracker:
             status = "FAILED"
             try:
                 with tempfile.TemporaryDirectory() as folder:
-                    save_pyfunc(Path(folder) / "model", export_dir, logged, labels, example)
-                    self._client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+                    with writing(Path(folder), size_on_disk(export_dir)):
+                        save_pyfunc(Path(folder) / "model", export_dir, logged, labels, example)
+                    with self._copying(Path(folder)):
+                        self._client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
                 self._client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])
                 self._attach_test_metrics(run, logged.model_id)
                 status = "READY"
@@ -204,7 +223,7 @@ class MlflowTracker:
 
         silence()
         # The client's constructor creates or migrates the database, and processes that do so at once corrupt it.
-        with store_lock(self._uri):
+        with store_lock(self._uri), made_whole(self._uri):
             client = MlflowClient(self._uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
@@ -268,6 +287,10 @@ class MlflowTracker:
 
     def _tag(self, key: str) -> str | None:
         return self._client.get_run(self._run_id).data.tags.get(key)
+
+    def _copying(self, path: Path) -> AbstractContextManager[None]:
+        """Returns what says that there is no space for a copy of `path`; a server looks after its own."""
+        return writing(self._root / "mlruns", size_on_disk(path)) if is_sqlite(self._uri) else nullcontext()
 
     def _errors(self, action: str) -> AbstractContextManager[None]:
         return store_errors(action, self._uri)

@@ -18,6 +18,9 @@ _MAX_PARAM_LENGTH = 6_000  # characters; MLflow cuts the rest without a mark (ml
 class Tracker(Protocol):
     """What the conductor says about a run while it happens. `start` comes first, `finish` last."""
 
+    def places(self) -> Sequence[Path]:
+        """Returns the files and folders of this machine that it will write to."""
+
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
     ) -> str | None:
@@ -68,6 +71,10 @@ class Tracker(Protocol):
 
 class NullTracker:
     """A tracker that records nothing."""
+
+    def places(self) -> Sequence[Path]:
+        """Returns none."""
+        return ()
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
@@ -137,6 +144,10 @@ class MemoryTracker:
     datasets: dict[str, dict[str, object]] = field(default_factory=dict)
     models: dict[str, dict[str, object]] = field(default_factory=dict)
     versions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def places(self) -> Sequence[Path]:
+        """Returns none."""
+        return ()
 
     def start(
         self, *, experiment: str, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None

@@ -11,7 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline import files
-from pipeline.errors import TrackingError
+from pipeline.errors import SpaceError, TrackingError
+from pipeline.space import free_bytes, in_words, is_full, largest_file
+
+#: What a database must be able to grow by: a new one has most of that, and a transaction its journal besides.
+TRANSACTION_BYTES = 2 * 2**20
 
 
 def store_uri(root: Path) -> str:
@@ -47,10 +51,38 @@ def store_lock(uri: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def made_whole(uri: str) -> Iterator[None]:
+    """Removes an SQLite database that the block began and did not finish; the caller holds the store's lock.
+
+    MLflow makes its tables one by one, and could never open one again that has only some of them.
+    """
+    database = database_file(uri) if is_sqlite(uri) else None
+    new = database is not None and not database.exists()
+    try:
+        yield
+    except BaseException:
+        if database is not None and new:
+            _let_go(uri)
+            for path in (database, database.with_name(f"{database.name}-journal")):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _let_go(uri: str) -> None:
+    """Closes what MLflow holds open of a database, as far as this version of it lets itself be asked."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextmanager
 def store_errors(action: str, uri: str) -> Iterator[None]:
     """Yields, and turns what the store raises into one line: what failed, why, and what to do.
 
     Raises:
+        SpaceError: The disk of the database is full.
         TrackingError: The store could not be reached, read or written.
     """
     from mlflow.exceptions import MlflowException
@@ -61,9 +93,27 @@ def store_errors(action: str, uri: str) -> Iterator[None]:
         yield
     # ModuleNotFoundError: the driver of a database named by MLFLOW_TRACKING_URI is not installed.
     except (MlflowException, SQLAlchemyError, RequestException, OSError, ModuleNotFoundError) as error:
+        if is_sqlite(uri) and _is_full(error, database_file(uri)):
+            raise SpaceError(
+                f"no space for MLflow's records: could not {action}, {database_file(uri)} takes some "
+                f"{in_words(TRANSACTION_BYTES)} more, and {in_words(_room(database_file(uri)))} are free there; "
+                "make space"
+            ) from error
         reason = textwrap.shorten(_reason(error).partition("\n")[0], 300, placeholder=" ...")
         line = f"could not {action} in MLflow at {uri}: {reason}; {_advice(error)}"
         raise TrackingError(without_password(line)) from error
+
+
+def _is_full(error: Exception, database: Path) -> bool:
+    # Of a limit of file sizes SQLite says no more than that something was wrong with the disk.
+    vague = "disk i/o error" in str(error).lower() and _room(database) < TRANSACTION_BYTES
+    return vague or is_full(error)
+
+
+def _room(database: Path) -> int:
+    """Returns the bytes by which a database can grow."""
+    most, size = largest_file(), database.stat().st_size if database.exists() else 0
+    return max(0, min(free_bytes(database), free_bytes(database) if most is None else most - size))
 
 
 def _reason(error: BaseException) -> str:
@@ -92,6 +142,7 @@ def silence() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.git_utils").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what `store_errors` says
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ LATEST, PREVIOUS = "latest.npz", "previous.npz"
 _PATIENCE = 20
 
 _DOCUMENT = "document"
+
+#: What an array takes beside its bytes: NumPy's header, and its two entries in the archive.
+_MEMBER = 300
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,28 @@ class Checkpoints:
         whole = Checkpoint({**checkpoint.document, "identity": self._identity}, checkpoint.arrays)
         latest = self.folder / LATEST
         try:
-            with atomic_path(latest) as draft:
+            with atomic_path(latest, _size(whole)) as draft:
                 _write(draft, whole)
                 if latest.exists():
                     os.replace(latest, self.folder / PREVIOUS)
             _sync_folder(self.folder)
         except OSError as error:
-            size = sum(array.nbytes for array in whole.arrays.values())
             raise PipelineError(
-                f"no checkpoint could be written in {self.folder} ({error.strerror or one_line(error)}): it takes "
-                f"{size / 1e6:,.1f} MB beside two earlier ones; make space, then: pipeline run --resume"
+                f"no checkpoint could be written in {self.folder}: {error.strerror or one_line(error)}; see to that "
+                "disk, then: pipeline run --resume"
             ) from error
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Returns the bytes of a checkpoint on the disk, but for some at its end."""
+    return checkpoint_bytes(array.nbytes for array in checkpoint.arrays.values()) + len(json.dumps(checkpoint.document))
+
+
+def checkpoint_bytes(arrays: Iterable[int]) -> int:
+    """Returns the bytes of a checkpoint of arrays of these bytes, without its document."""
+    return sum(size + _MEMBER for size in arrays)
 
 
 def _write(path: Path, checkpoint: Checkpoint) -> None:

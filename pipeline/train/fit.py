@@ -19,11 +19,12 @@ from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import ModelError
 from pipeline.ingest.manifest import Manifest
 from pipeline.models.cuts import INPUT
-from pipeline.models.network import FEATURES, Cut, InferenceMode, Network
+from pipeline.models.network import Cut, InferenceMode, Network
 from pipeline.progress import Bar, Progress, Silent
 from pipeline.tasks.base import UNCALIBRATED, Calibration, Task
 from pipeline.train.bank.features import BankedFeatures, Features, feature_batches, plain_batches
 from pipeline.train.bank.fill import Bank, Lower, Wanted
+from pipeline.train.bank.frozen import head_cut
 from pipeline.train.bank.store import FeatureStore
 from pipeline.train.checkpoint import Checkpoint, Checkpoints, numbered
 from pipeline.train.dataset import (
@@ -63,8 +64,15 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What both phases read."""
+class TrainData:
+    """What both phases read.
+
+    Attributes:
+        train, validation: The images.
+        spec: What the network takes.
+        policy: Makes an augmented view.
+        kept: How many of them are kept of an image in a bank.
+    """
 
     train: Images
     validation: Images
@@ -106,7 +114,7 @@ def train(
         DataError: TensorFlow cannot decode an image, or one is not what it was at ingest.
     """
     began = time.perf_counter()
-    data = _load(network, task, manifest, policy, augment, config)
+    data = load_data(network, task, manifest, policy, augment, config)
     trainer = _Trainer(network, task, config, data, seed, store, progress, on_epoch, on_trial, checkpoints)
     with naming_bad_images([*data.train.paths, *data.validation.paths]):
         if config.head.epochs:
@@ -118,9 +126,11 @@ def train(
     return TrainResult(tuple(trainer.history), seconds, trainer.forward_passes, trainer.found, calibration)
 
 
-def _load(
+def load_data(
     network: Network, task: Task, manifest: Manifest, policy: Policy, augment: AugmentConfig, config: TrainConfig
-) -> _Data:
+) -> TrainData:
+    """Returns the images of both splits with what is to be learnt of them."""
+
     def images(split: str, scheme: str) -> Images:
         rows = manifest.split(split)
         targets = task.encode_targets(rows.column("label"), manifest.classes)
@@ -128,14 +138,14 @@ def _load(
 
     spec = InputSpec(network.image_size, network.channels, network.resize)
     kept = augment.views if policy else 0
-    return _Data(images("train", config.class_weights), images("validation", "none"), spec, policy, kept)
+    return TrainData(images("train", config.class_weights), images("validation", "none"), spec, policy, kept)
 
 
 class _Trainer:
     """The two phases and what passes from one to the next."""
 
     def __init__(
-        self, network: Network, task: Task, config: TrainConfig, data: _Data, seed: int, store: FeatureStore,
+        self, network: Network, task: Task, config: TrainConfig, data: TrainData, seed: int, store: FeatureStore,
         progress: Progress, on_epoch: Callable[[EpochRow], None], on_trial: Callable[[Trial], None],
         checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
@@ -163,17 +173,13 @@ class _Trainer:
 
     def head_phase(self) -> None:
         """Trains the classifier alone."""
-        cut = self._head_cut()
+        cut = head_cut(self.network, self.config)
         if self._begin and self._begin.document["phase"] == "fine_tune":
             return self._recall_head(cut, self._begin)
         if self.config.features == "live":
             return self._fit_live("head", cut, [])
         lower = self._lower(cut.name) if self.config.fine_tune.epochs else None
         return self._fit_top("head", cut, [], lower)
-
-    def _head_cut(self) -> Cut:
-        # Cutmix pastes a box: into feature maps in a bank, which must not have been pooled then.
-        return self.network.cut(1.0 if self.config.cutmix and self.config.features == "bank" else FEATURES)
 
     def _recall_head(self, cut: Cut, begin: Checkpoint) -> None:
         """Does what the head phase did before an interruption, without its training."""
@@ -208,7 +214,7 @@ class _Trainer:
     def fine_tune_phase(self) -> None:
         """Trains what is above the cut; keeps the head phase's weights should this make validation worse."""
         before, best_before = self.network.full.get_weights(), best_loss(self.history, "head")
-        self._head_end = numbered("head", values_of(self._head_cut().top.variables))
+        self._head_end = numbered("head", values_of(head_cut(self.network, self.config).top.variables))
         if not (self._begin and self._begin.document["phase"] == "fine_tune"):
             self.checkpoints.save(self._told("fine_tune"))
         cut = self.network.cut(self.config.fine_tune.from_)

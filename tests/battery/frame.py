@@ -60,12 +60,25 @@ def write_images(folder: Path, classes: int = 3, count: int = 20, side: int = 12
     return folder
 
 
-def start(words: list[str], project: Path, output: IO[bytes] | int = subprocess.DEVNULL, **environment: str) -> Any:
-    """Returns a process `pipeline WORDS` in a project; the leader of a group, so that nothing of it outlives a kill."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+def start(
+    words: list[str], project: Path, output: IO[bytes] | int = subprocess.DEVNULL, *, limit: int | None = None,
+    before: tuple[str, ...] = (), **environment: str,
+) -> Any:  # fmt: skip
+    """Returns a process `pipeline WORDS` in a project; the leader of a group, so that nothing of it outlives a kill.
+
+    Args:
+        words: Of the command line.
+        project: Its current folder.
+        output: Where both of its streams go.
+        limit: Bytes that a file of it may have at most.
+        before: Words of the command that is to start it.
+        **environment: Beside that of this process.
+    """
+    limited = ["prlimit", f"--fsize={limit}"] if limit is not None else []
+    paths = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]))
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *words], cwd=project, stdout=output, stderr=output, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
+        [*before, *limited, sys.executable, "-m", "pipeline", *words], cwd=project, stdout=output, stderr=output,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": paths, **environment},
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
     python tests/battery/run.py [CASE ...] [--list]
 
-`make battery` runs all of them. Exit code 1 where a row is not full. KILLS=50 kills each recipe of `resume` 50 times.
+`make battery` runs all of them. Exit code 1 where a row is not full. KILLS=50 kills each recipe of `resume` 50 times;
+PLACES="model export" fills only these disks of `full_disk`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from frame import Case, Row
 
 #: The modules of this folder that hold cases.
-MODULES = ("resume",)
+MODULES = ("resume", "disk", "preflight")
 
 
 def cases() -> dict[str, Case]:

@@ -18,7 +18,7 @@ from pipeline.train.extraction import Forward
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 #: Of validation features that are handed out at once.
-_VALIDATION_BYTES = 32 * 2**20
+VALIDATION_BYTES = 32 * 2**20
 
 
 class Features(Protocol):
@@ -64,7 +64,7 @@ class BankedFeatures:
     @property
     def plain_batch(self) -> int:
         """As many as fill some memory."""
-        return max(1, _VALIDATION_BYTES // max(1, self.plain_rows.row_bytes))
+        return max(1, VALIDATION_BYTES // max(1, self.plain_rows.row_bytes))
 
     def take(self, images: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Returns a row for each pair of an image's number and a view's, `(B, ...)` float32."""

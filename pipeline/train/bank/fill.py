@@ -14,10 +14,11 @@ import tensorflow as tf
 from pipeline.augment.policy import Policy
 from pipeline.errors import DataError, ModelError
 from pipeline.progress import Progress
+from pipeline.space import in_words, writing
 from pipeline.train.bank.features import BankedFeatures, ComputedFeatures, Features
 from pipeline.train.bank.keys import network_digest, row_keys, trunk_description, view_description, view_keys
 from pipeline.train.bank.shelf import KEY, Keys, Places, Rows, Shelf, Writer
-from pipeline.train.bank.store import FeatureStore, in_words
+from pipeline.train.bank.store import FeatureStore
 from pipeline.train.dataset import Images, InputSpec, check_unchanged, chosen_batches, view_seeds
 from pipeline.train.extraction import Forward, Speedometer, expected, measure_speed, padded_forward
 
@@ -159,6 +160,18 @@ class Bank:
         sets = zip(wanted, found.places, strict=True)
         return [BankedFeatures(of.images, found.plain, plain, found.views, views) for of, (plain, views) in sets]
 
+    def lacking(self, wanted: Sequence[Wanted]) -> tuple[int, int, str | None]:
+        """Returns how many rows `open` would compute, their bytes, and why they would not be kept, None if they would.
+
+        Rows that were damaged on the disk are not looked for: that takes as long as reading them.
+        """
+        keys = [self._keys(of) for of in wanted]
+        plain, views = (shelf.open() for shelf in self._shelves)
+        found = _Found(plain, views, [(plain.find(of_plain), views.find(of_views)) for of_plain, of_views in keys])
+        missing = self._missing(wanted, keys, found)
+        size = self._bytes(missing)
+        return len(missing.keys), size, self._store.missing_room(size, self._bytes_there(found), found.files())
+
     def _keys(self, wanted: Wanted) -> tuple[Keys, Keys]:
         """Returns the keys `(N,)` of the images and `(K, N)` of their views."""
         contents, numbers = wanted.images.contents, np.arange(1, wanted.kept + 1)
@@ -227,7 +240,8 @@ class Bank:
                 return f"{_in_words(title, wanted)}; {passes}; {in_words(size)} more in the bank"
 
             if size:
-                self._compute(missing, (plain, views), progress, title, line)
+                with writing(self._store.root, size):
+                    self._compute(missing, (plain, views), progress, title, line)
             found = self._find(keys, found)
         if any((places < 0).any() for of in found.places for places in of):
             raise DataError(f"features vanished from {self._store.root} while they were computed; run the stage again")

@@ -18,12 +18,18 @@ from pipeline.train.dataset import InputSpec, load_images
 from pipeline.train.extraction import padded_forward
 
 
+def head_cut(network: Network, config: TrainConfig) -> Cut:
+    """Returns the cut of the head phase."""
+    # Cutmix pastes a box: into feature maps in a bank, which must not have been pooled then.
+    return network.cut(1.0 if config.cutmix and config.features == "bank" else FEATURES)
+
+
 def frozen_cut(network: Network, config: TrainConfig) -> Cut | None:
     """Returns the cut whose features the last phase of a training was fed with, None where it was fed with pixels."""
     if config.features == "live":
         return None
     if not config.fine_tune.epochs:
-        return network.cut(1.0 if config.cutmix else FEATURES)
+        return head_cut(network, config)
     cut = network.cut(config.fine_tune.from_)
     return None if cut.name == INPUT else cut
 

@@ -6,7 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.train.bank.store import FeatureStore, ShelfEntry, in_words
+from pipeline.space import in_words
+from pipeline.train.bank.store import FeatureStore, ShelfEntry
 
 #: Stands where `shelf.json` cannot be read.
 DAMAGED = "description damaged"

@@ -30,6 +30,9 @@ _ENTRY = np.dtype([("key", KEY), ("sum", "<u4")])  # `sum` is the CRC-32 of the 
 _BLOCK = struct.Struct("<4sIII")  # a mark, the number of its first row, how many rows, the CRC-32 of their entries
 _MARK = b"ROWS"
 
+#: Bytes that a row takes at most beside its own: its part of the index, were it a chunk alone.
+ROW_OVERHEAD = _ENTRY.itemsize + _BLOCK.size
+
 #: Bytes after which a segment is left alone and the next one begun: what is deleted at once when room is needed.
 #: A map holds a file descriptor, of which a process may have a thousand.
 SEGMENT_BYTES = 2**30
@@ -84,7 +87,7 @@ class Shelf:
 
     def size_of(self, count: int) -> int:
         """Returns the bytes that so many more rows take at most, their part of the index included."""
-        return count * (self.row_bytes + _ENTRY.itemsize + _BLOCK.size)
+        return count * (self.row_bytes + ROW_OVERHEAD)
 
     def open(self) -> Rows:
         """Returns the rows that are committed now."""

@@ -14,6 +14,7 @@ import filelock
 
 from pipeline.errors import PipelineError
 from pipeline.files import json_digest, read_json, write_json
+from pipeline.space import free_bytes, in_words
 from pipeline.train.bank.shelf import Shelf
 
 #: Raise it when rows of one description are stored in another way.
@@ -142,7 +143,7 @@ class FeatureStore:
         return min(self.budget - self.used(), self._free())
 
     def _free(self) -> int:
-        return shutil.disk_usage(_existing(self.root)).free - RESERVE_BYTES
+        return free_bytes(self.root) - RESERVE_BYTES
 
     def entries(self) -> list[ShelfEntry]:
         """Returns what there is, the most recently used first."""
@@ -174,15 +175,6 @@ class FeatureStore:
         return list(self.root.glob("*/*.index"))
 
 
-def in_words(size: float) -> str:
-    """Returns a number of bytes for people.
-
-    >>> in_words(3.2e9), in_words(5e6)
-    ('3.0 GiB', '4.8 MiB')
-    """
-    return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{size / 2**20:,.1f} MiB"
-
-
 def _last_used(index: Path) -> float:
     try:
         return index.stat().st_mtime
@@ -201,7 +193,3 @@ def _size(index: Path) -> int:
 def _delete(index: Path) -> None:
     for path in (index.with_suffix(".rows"), index):  # in this order: an index without rows is known to be one
         path.unlink(missing_ok=True)
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

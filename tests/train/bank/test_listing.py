@@ -108,7 +108,7 @@ def test_the_list_for_people(words: list[str], shelve: Shelve) -> None:
     assert " shift, blur " in lines[2]
     assert " 1,234 " in lines[2]
     assert "2001-09-0" in lines[2]
-    assert lines[-1].startswith("0.0 MiB in all; budget 20.0 GiB")
+    assert lines[-1].startswith("38.7 KiB in all; budget 20.0 GiB")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_shelf_that_is_being_filled_stays_and_is_named(shelve: Shelve, store: 
         result = call("clear")
         assert result.exit_code == 0
         freed, kept = result.stdout.splitlines()
-        assert freed == "freed 0.0 MiB"
+        assert freed == "freed 409 bytes"
         assert kept == (
             f"kept {busy} (convnet to features, 12x16, as they are): a process is filling it; "
             "wait for it to end, then clear again"
@@ -160,7 +160,7 @@ def test_a_shelf_that_is_being_filled_stays_and_is_named(shelve: Shelve, store: 
         assert [shelf["name"] for shelf in listed()["shelves"]] == [busy]
         assert len(call("clear").stdout.splitlines()) == 2
         holder.communicate(b"\n")
-    assert call("clear").stdout == "freed 0.0 MiB\n"
+    assert call("clear").stdout == "freed 318 bytes\n"
     assert listed()["shelves"] == []
 
 
