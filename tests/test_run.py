@@ -150,12 +150,12 @@ def test_what_fails_is_marked_and_can_be_resumed(run: Run, tmp_path: Path, monke
     import keras
 
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "save", _out_of_space)
+        patch.setattr(keras.Model, "save", _broken_disk)
         tracker = MemoryTracker()
         request = Request(data=str(tmp_path / "photos"), settings=SMALL)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="Input/output error"):
             run_pipeline(request, tmp_path, tracker=tracker)
-    assert (tracker.status, tracker.reason) == ("FAILED", "in stage train: No space left on device")
+    assert (tracker.status, tracker.reason) == ("FAILED", "in stage train: Input/output error")
     broken = RunDir(tmp_path / "runs" / "photos-1")
     assert [broken.stage_state(stage) for stage in STAGES] == ["done", "done", "done", "failed", None, None]
     assert not broken.model.exists()
@@ -166,8 +166,8 @@ def test_what_fails_is_marked_and_can_be_resumed(run: Run, tmp_path: Path, monke
     assert broken.manifest.stat().st_mtime_ns == untouched  # ingest was done and is not repeated
 
 
-def _out_of_space(*_: object, **__: object) -> None:
-    raise OSError("No space left on device")
+def _broken_disk(*_: object, **__: object) -> None:
+    raise OSError("Input/output error")
 
 
 def test_an_interrupted_run_is_killed_not_failed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
