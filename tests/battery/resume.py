@@ -81,6 +81,8 @@ def _kill_until_done(
             return kills
         if _killed(process, run, seconds, moments):
             kills += 1
+            if stage_state(run, "train") == "done":  # on its way out: nothing is left to be resumed
+                return kills
         elif process.wait() == 0:
             return kills
         else:
