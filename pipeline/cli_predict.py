@@ -127,6 +127,7 @@ class _Unseen:
         self._progress = progress
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        """Raises `Interrupted` if the user wants to stop."""
         self._progress.check()
 
 

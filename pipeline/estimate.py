@@ -154,10 +154,7 @@ def _passes(demand: Demand) -> str:
     of = f"at most {demand.passes:,} through frozen layers" + (f" ({demand.live})" if demand.live else "")
     if demand.rate is None:
         return f"{of}; too few to be worth timing"
-    minutes = demand.passes / demand.rate / 60
-    time = (
-        f"{minutes * 60:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    )
+    time = _time(demand.passes / demand.rate)
     return f"{of}, about {time} at the {demand.rate:,.0f} images/s measured now; what is trained above comes on top"
 
 
